@@ -7,13 +7,14 @@ text. Other turns become exactly the ids that transformers makes of them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cached_property
 from typing import Any
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
-from kernel.drivers.transformers.control_tokens import ControlTokens
-from kernel.drivers.transformers.hidden_text import OF_A_CONTENT, Disguise, joined
+from kernel.drivers.transformers.control_tokens import ControlTokens, Match
+from kernel.drivers.transformers.hidden_text import OF_A_CONTENT, RUN_OF_A_CONTENT, Disguise, joined
 
 # A template may make a control token of one of these or of a role that it names, as in '<|' + role + '|>'.
 ROLES = frozenset(("system", "user", "assistant", "tool", "developer", "function"))
@@ -36,9 +37,12 @@ class ChatTemplate:
             text: str = self._hf.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         except Exception as error:
             raise InvalidPrompt(f"the chat template of {self._name} refuses these messages: {error}") from error
-        ids, matches = self._controls.encode(text)
         contents = [content for turn in turns for content in self._contents(turn)]
-        if not matches or not any(map(self._controls.may_be_in, contents)):
+        if not any(map(self._controls.may_be_in, contents)):
+            ids: list[int] = self._hf(text, add_special_tokens=False)["input_ids"]
+            return ids
+        ids, matches = self._controls.encode(text)
+        if not matches:
             return ids
         disguise = Disguise(self._source)
         try:
@@ -54,7 +58,26 @@ class ChatTemplate:
             # The template looks at contents in a way that `HiddenText` does not know. If they name control tokens, it
             # has to do without looking at them.
             made = bool(self._named_in(contents))
-        return self._controls.encode_plain(real, self._controls.encode(hidden)[1]) if made else ids
+        return self._controls.encode_plain(real, self._own(hidden)) if made else ids
+
+    def _own(self, hidden: str) -> list[Match]:
+        """The control tokens that the template itself makes in `hidden`, a text with disguised contents.
+
+        Disguised characters take long to tokenize, so each run of them is cut to one.
+        """
+        pieces, starts, shifts, at, length = [], [0], [0], 0, 0
+        for run in RUN_OF_A_CONTENT.finditer(hidden):
+            pieces.append(hidden[at : run.start() + 1])
+            length += len(pieces[-1])
+            at = run.end()
+            starts.append(length)
+            shifts.append(at - length)
+        matches = self._controls.encode("".join([*pieces, hidden[at:]]))[1]
+        whole = []
+        for identity, start, end in matches:
+            shift = shifts[bisect_right(starts, start) - 1]
+            whole.append(Match(identity, start + shift, end + shift))
+        return whole
 
     def _named_in(self, contents: list[str]) -> list[str]:
         found = ((content, self._controls.encode(content)[1]) for content in contents)
@@ -64,7 +87,7 @@ class ChatTemplate:
         return [turn["content"]] if self._is_role(turn["role"]) else [turn["content"], turn["role"]]
 
     def _is_role(self, role: str) -> bool:
-        return role in ROLES or f"'{role}'" in self._source or f'"{role}"' in self._source
+        return role in ROLES or (role.isidentifier() and (f"'{role}'" in self._source or f'"{role}"' in self._source))
 
     def _render_hidden(self, disguise: Disguise, turns: list[dict[str, str]]) -> str:
         hidden = []

@@ -19,8 +19,11 @@ from kernel.drivers.transformers.hidden_text import PRIVATE
 
 # Added tokens of Gemma and others that are tokens of ordinary HTML.
 _HTML = frozenset(
-    "a b blockquote body br caption center code dd div dl dt em h1 h2 h3 h4 h5 h6 head hr html i img li ol p pre s "
-    "script small span strike strong style sub sup table tbody td tfoot th thead title tr tt u ul".split()
+    re.findall(
+        r"\S+",
+        "a b blockquote body br caption center code dd div dl dt em h1 h2 h3 h4 h5 h6 head hr html i img li ol p pre s "
+        "script small span strike strong style sub sup table tbody td tfoot th thead title tr tt u ul",
+    )
 )
 _OPENING, _CLOSING = "<[{|", ">]}|"
 _ALIAS = 8  # characters
@@ -52,14 +55,14 @@ class ControlTokens:
         self._all = "\0".join(self._texts.values()).lower()
         edges = {letter for text in self._texts.values() for letter in (text[0], text[-1])}
         self._edges = edges | {other for letter in edges for other in letter.lower() + letter.upper()}
-        self._normalized = any(token.normalized for token in controls.values())
+        self._normalizes = getattr(hf, "is_fast", False) and hf.backend_tokenizer.normalizer is not None
 
     def may_be_in(self, text: str) -> bool:
         """Whether `text` could be all or a part of a control token, alone or beside other text. No is certain."""
         if any(edge in text for edge in self._edges):
             return True
-        if self._normalized and not text.isascii():
-            return True  # the tokenizer may normalize a character to one of a control token
+        if self._normalizes and not text.isascii():
+            return True  # some other character may become one of a control token, as a wide "<" may
         middle = text.strip().lower()
         return 0 < len(middle) < self._longest and middle in self._all
 
@@ -70,7 +73,7 @@ class ControlTokens:
         """
         encoded = self._hf(text, add_special_tokens=whole)
         ids: list[int] = encoded["input_ids"]
-        if not self._hf.is_fast:
+        if not getattr(self._hf, "is_fast", False):
             return ids, self._named_in(text)
         matches = []
         for position, identity in enumerate(ids):
@@ -86,13 +89,13 @@ class ControlTokens:
         `own` is in the order of the text; `whole` as in `encode`. Raises `InvalidPrompt` if the tokenizer cannot do it.
         """
         plain, aliases = self._plain
-        pieces, at = [], 0
+        pieces: list[str] = []
+        at = 0
         for identity, start, end in own:
             # A token that takes in the space beside it covers that, too. Its alias takes it in again.
             named = text[start:end]
-            start += len(named) - len(named.lstrip())
-            pieces += text[at:start], aliases[identity]
-            at = start + len(named.strip())
+            pieces += text[at : end - len(named.lstrip())], aliases[identity]
+            at = start + len(named.rstrip())
         encoded = plain.encode("".join([*pieces, text[at:]]), add_special_tokens=whole)
         ids: list[int] = encoded.ids
         # The mask has a 1 for tokens that begin or end a text.
@@ -126,7 +129,7 @@ class ControlTokens:
         They are random, so no text contains one. So the copy finds the control tokens that are meant, in one pass, and
         the text around them becomes the same tokens as ever.
         """
-        if not self._hf.is_fast:
+        if not getattr(self._hf, "is_fast", False):
             raise self.refusal(self._texts.values())
         from tokenizers import Tokenizer
 

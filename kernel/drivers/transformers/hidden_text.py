@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import add
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex
 
 PRIVATE = range(0x100000, 0x10FFFE)  # the last plane, of private characters
-OF_A_CONTENT = re.compile("[\U00100000-\U0010fffd]")
+_PRIVATE = "\U00100000-\U0010fffd"
+OF_A_CONTENT = re.compile(f"[{_PRIVATE}]")
+RUN_OF_A_CONTENT = re.compile(rf'[{_PRIVATE}](?:[{_PRIVATE}\s"\\]*[{_PRIVATE}])?')  # with the spaces in it
 _PIECE = 1 << 16  # characters that are translated at a time, so that other threads run in between
 
 
@@ -40,7 +42,7 @@ class Disguise(dict[int, str]):
         return letter
 
     def hide(self, text: str) -> HiddenText:
-        """`text` in disguise. Raises `OverflowError` if it has more different characters than there are private ones."""
+        """`text` in disguise. Raises `OverflowError` if the private characters do not suffice."""
         return HiddenText(_translated(text, self), self, text)
 
     def real(self, text: str) -> str:
@@ -105,10 +107,10 @@ class HiddenText(str):
         real = self._disguise.real(other) + self._real
         return HiddenText(str.__add__(other, self), self._disguise, real)
 
-    def startswith(self, part: str | tuple[str, ...], *bounds: Any) -> bool:  # type: ignore[override]
+    def startswith(self, part: str | tuple[str, ...], *bounds: Any) -> bool:
         return self._real.startswith(part, *bounds)
 
-    def endswith(self, part: str | tuple[str, ...], *bounds: Any) -> bool:  # type: ignore[override]
+    def endswith(self, part: str | tuple[str, ...], *bounds: Any) -> bool:
         return self._real.endswith(part, *bounds)
 
     def find(self, part: str, *bounds: Any) -> int:

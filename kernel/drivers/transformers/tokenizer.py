@@ -57,5 +57,8 @@ class Tokenizer:
         return text
 
     def _plain(self, text: str, whole: bool) -> list[int]:
+        if not self._controls.may_be_in(text):
+            ids: list[int] = self._hf(text, add_special_tokens=whole)["input_ids"]
+            return ids
         ids, matches = self._controls.encode(text, whole=whole)
         return self._controls.encode_plain(text, whole=whole) if matches else ids
