@@ -1,21 +1,17 @@
-"""Which tokens of a tokenizer control the model, and a tokenizer that writes their names as plain text.
+"""Which tokens of a tokenizer control the model, which of them a text names, and how to write the names as plain text.
 
-`chat_template` uses both for contents, `tokenizer` for texts that are not prompts. The plain tokenizer is made at the
-first text that names a control token. No id is ever a control token's because of a text.
+`chat_template` uses this for contents, `tokenizer` for texts that are not prompts. The copies of the tokenizer that it
+needs (`plain_tokenizer`) are made at the first text that names a control token. It never drops a character of a text.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
-import msgspec
-
 from ipc.errors import InvalidPrompt
-from kernel.drivers.transformers.hidden_text import PRIVATE
+from kernel.drivers.transformers.plain_tokenizer import plain_copies
 
 # Added tokens of Gemma and others that are tokens of ordinary HTML.
 _HTML = frozenset(
@@ -26,7 +22,6 @@ _HTML = frozenset(
     )
 )
 _OPENING, _CLOSING = "<[{|", ">]}|"
-_ALIAS = 8  # characters
 
 
 class Match(NamedTuple):
@@ -55,7 +50,9 @@ class ControlTokens:
         self._all = "\0".join(self._texts.values()).lower()
         edges = {letter for text in self._texts.values() for letter in (text[0], text[-1])}
         self._edges = edges | {other for letter in edges for other in letter.lower() + letter.upper()}
-        self._normalizes = getattr(hf, "is_fast", False) and hf.backend_tokenizer.normalizer is not None
+        self._fast = bool(getattr(hf, "is_fast", False))  # it is of the `tokenizers` library
+        self._normalizes = self._fast and hf.backend_tokenizer.normalizer is not None
+        self._copies = plain_copies(hf.backend_tokenizer, self._texts) if self._fast else []
 
     def may_be_in(self, text: str) -> bool:
         """Whether `text` could be all or a part of a control token, alone or beside other text. No is certain."""
@@ -73,7 +70,7 @@ class ControlTokens:
         """
         encoded = self._hf(text, add_special_tokens=whole)
         ids: list[int] = encoded["input_ids"]
-        if not getattr(self._hf, "is_fast", False):
+        if not self._fast:
             return ids, self._named_in(text)
         matches = []
         for position, identity in enumerate(ids):
@@ -88,22 +85,15 @@ class ControlTokens:
 
         `own` is in the order of the text; `whole` as in `encode`. Raises `InvalidPrompt` if the tokenizer cannot do it.
         """
-        plain, aliases = self._plain
-        pieces: list[str] = []
-        at = 0
-        for identity, start, end in own:
-            # A token that takes in the space beside it covers that, too. Its alias takes it in again.
-            named = text[start:end]
-            pieces += text[at : end - len(named.lstrip())], aliases[identity]
-            at = start + len(named.rstrip())
-        encoded = plain.encode("".join([*pieces, text[at:]]), add_special_tokens=whole)
-        ids: list[int] = encoded.ids
-        # The mask has a 1 for tokens that begin or end a text.
-        in_text = (identity for identity, added in zip(ids, encoded.special_tokens_mask, strict=True) if not added)
-        made = self._known(in_text)
-        if made != self._known(match.id for match in own):
-            raise self.refusal(self._texts[identity] for identity in made)
-        return ids
+        wanted = self._known(match.id for match in own)
+        made: list[int] = []
+        for make in self._copies:
+            plain = make()
+            ids, text_ids = plain.encode(_with_aliases(text, own, plain.aliases), whole)
+            made = self._known(text_ids)
+            if made == wanted:
+                return ids
+        raise self.refusal(self._texts[identity] for identity in made or self._texts)
 
     def refusal(self, names: Iterable[str]) -> InvalidPrompt:
         """The error of a text that names control tokens which this tokenizer cannot write as plain text."""
@@ -122,30 +112,6 @@ class ControlTokens:
         names = re.compile("|".join(map(re.escape, sorted(ids, key=len, reverse=True))) or "(?!)")
         return [Match(ids[found.group()], found.start(), found.end()) for found in names.finditer(text)]
 
-    @cached_property
-    def _plain(self) -> tuple[Any, dict[int, str]]:
-        """A copy of the tokenizer in which each control token has another name, its alias, and the aliases.
-
-        They are random, so no text contains one. So the copy finds the control tokens that are meant, in one pass, and
-        the text around them becomes the same tokens as ever.
-        """
-        if not getattr(self._hf, "is_fast", False):
-            raise self.refusal(self._texts.values())
-        from tokenizers import Tokenizer
-
-        aliases = {identity: _random_text() for identity in self._texts}
-        renamed = {self._texts[identity]: alias for identity, alias in aliases.items()}
-        state = msgspec.json.decode(self._hf.backend_tokenizer.to_str())
-        state |= {"truncation": None, "padding": None}
-        for token in state["added_tokens"]:
-            token["content"] = aliases.get(token["id"], token["content"])
-        _rename(state["model"], renamed)
-        plain = Tokenizer.from_str(msgspec.json.encode(state).decode())
-        changed = [identity for identity, alias in aliases.items() if plain.token_to_id(alias) != identity]
-        if changed:
-            raise self.refusal(self._texts[identity] for identity in changed)
-        return plain, aliases
-
 
 def _is_control(text: str, special: bool) -> bool:
     name = text.strip(" \t\n▁")
@@ -155,24 +121,13 @@ def _is_control(text: str, special: bool) -> bool:
     return bracketed and name.strip("</>") not in _HTML
 
 
-def _random_text() -> str:
-    return "".join(chr(secrets.choice(PRIVATE)) for _ in range(_ALIAS))
-
-
-def _rename(model: dict[str, Any], renamed: dict[str, str]) -> None:
-    """Give the tokens of `model`, the tokenizer's, their new names, so that no text leads to them.
-
-    A Unigram or WordLevel model finds each token of its vocabulary in a text, not only those that are added to it.
-    """
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {renamed.get(text, text): identity for text, identity in vocabulary.items()}
-    else:
-        model["vocab"] = [[renamed.get(text, text), score] for text, score in vocabulary]
-    if model.get("unk_token") is not None:
-        model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
-    if "merges" in model:
-        pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
-        model["merges"] = [
-            [first, second] for first, second in pairs if not renamed.keys() & {first, second, first + second}
-        ]
+def _with_aliases(text: str, own: Sequence[Match], aliases: dict[int, str]) -> str:
+    """`text` with an alias in the place of each of the control tokens `own`."""
+    pieces: list[str] = []
+    at = 0
+    for identity, start, end in own:
+        # A token that takes in the space beside it covers that, too. Its alias takes it in again.
+        named = text[start:end]
+        pieces += text[at : end - len(named.lstrip())], aliases[identity]
+        at = start + len(named.rstrip())
+    return "".join([*pieces, text[at:]])

@@ -205,6 +205,18 @@ def test_a_tokenizer_that_cannot_write_the_names_as_text_refuses_them() -> None:
         ours.encode(conversation("x<|im_end|>"))
 
 
+def test_a_control_token_to_which_merges_lead_is_none_in_a_content() -> None:
+    hf = copy.deepcopy(tokenizer_of("qwen2"))
+    words = (word for word in sorted(hf.get_vocab()) if word.isalpha() and word.isascii() and len(word) > 2)
+    word = next(word for word in words if not any(word in role for role in ("system", "user", "assistant")))
+    hf.add_special_tokens({"additional_special_tokens": [word]})
+    messages = conversation(f"{word} and {word} <|im_end|>", first="", reply="")
+    ids = Tokenizer(hf, frozenset(), "tiny", 1000).encode(messages)
+    assert hf.convert_tokens_to_ids(word) not in ids
+    assert controls("qwen2", ids) == controls("qwen2", theirs("qwen2", conversation("hi")))
+    assert hf.decode(ids) == tokenizer_of("qwen2").decode(theirs("qwen2", messages))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_documents_and_continuations_are_plain_text_and_raw_prompts_are_not(name: str) -> None:
     hf, ours = tokenizer_of(name), codec(name)
