@@ -96,6 +96,7 @@ class ModelMethods(Caller):
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
         """The model's reply to a conversation: a text, by the model's chat template.
 
+        Only the template makes control tokens; in contents their names are plain text.
         `messages`: mappings with "role" and "content", or `ChatMessage`. With `schema` the answer is a typed value,
         with `full` a `Completion`, and with `samples` or `logprobs` a list: see `ChatOptions`. Raises the errors of
         `ipc.syscalls.Generate`, and `InvalidReply` also if the reply does not fit the type of `schema`.
@@ -116,7 +117,10 @@ class ModelMethods(Caller):
     def generate(self, prompt: str, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]: ...
 
     def generate(self, prompt: str, **options: Unpack[ChatOptions]) -> Coroutine[Any, Any, Any]:
-        """The model's continuation of `prompt`, without a chat template. Options and errors are those of `chat`."""
+        """The model's continuation of `prompt`, without a chat template. Options and errors are those of `chat`.
+
+        A name of a control token in `prompt` becomes that token: put text of others into messages for `chat`.
+        """
         return self._generate(prompt, options)
 
     async def score(

@@ -119,6 +119,9 @@ class Letters:
         assert isinstance(prompt, str)
         return [ord(letter) - 31 for letter in prompt]
 
+    def encode_document(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def encode_more(self, text: str) -> list[int]:
         return self.encode(text)
 

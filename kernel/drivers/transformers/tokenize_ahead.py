@@ -155,7 +155,7 @@ def _ids(codec: TextCodec, message: Admit | ScoreQuery | EmbedQuery) -> list[lis
         case EmbedQuery():
             if not message.texts:
                 raise InvalidPrompt("embed needs one or more texts")
-            return list(map(codec.encode, message.texts))
+            return list(map(codec.encode_document, message.texts))
 
 
 def _texts(message: Admit | ScoreQuery | EmbedQuery) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """The model's tokenizer, as the driver uses it: prompts to ids, ids to text, and the ids that end a text.
 
-`model_builder` makes it. Any error of a chat template becomes `InvalidPrompt`. It never changes a prompt's text.
+`model_builder` makes it. The text of a prompt may name control tokens and gets them; the contents of messages
+(`chat_template`), documents and continuations only get plain text. It never changes a prompt's text.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from typing import Any
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
+from kernel.drivers.transformers.chat_template import ChatTemplate
 from kernel.drivers.transformers.constraint import GrammarCompiler
 from kernel.drivers.transformers.continuation import Continuations
+from kernel.drivers.transformers.control_tokens import ControlTokens
 from kernel.drivers.transformers.text_limit import TextLimit
 from kernel.drivers.transformers.token_ids import check_ids, names_of_special, size_with_text
 
@@ -27,26 +30,42 @@ class Tokenizer:
         self._hf = hf
         self._name = name
         self._size = vocabulary
+        self._limit = TextLimit(hf, context)
+        self._controls = ControlTokens(hf, name)
+        self._chat = ChatTemplate(hf, self._controls, self._limit, name)
         self._continuations = Continuations(hf)
         self.ends = ends
         self.skipped = names_of_special(hf)
         self.sampled = size_with_text(hf, vocabulary)
-        self._limit = TextLimit(hf, context)
         self.grammars = GrammarCompiler(hf, ends, vocabulary)
 
     def encode(self, prompt: list[ChatMessage] | str) -> list[int]:
         """The ids of `prompt`; the reply begins after the last one. Raises `InvalidPrompt`."""
         if not prompt:
             raise InvalidPrompt("the prompt is empty; pass text or at least one message")
-        ids = self._encode(prompt, whole=True) if isinstance(prompt, str) else self._encode_chat(prompt)
+        ids = self._encode(prompt) if isinstance(prompt, str) else self._chat.encode(prompt)
         if not ids:
             raise InvalidPrompt("the prompt has no tokens; pass some text")
         check_ids(ids, self._hf, self._size, self._name)
         return ids
 
+    def encode_document(self, text: str) -> list[int]:
+        """The ids of `text`, a document: where it names a control token, that is plain text. Raises `InvalidPrompt`."""
+        if not text:
+            raise InvalidPrompt("the text is empty; pass some text")
+        ids = self._plain(text, whole=True)
+        if not ids:
+            raise InvalidPrompt("the text has no tokens; pass some text")
+        return ids
+
     def encode_more(self, text: str) -> list[int]:
-        """The ids of `text`, which continues another text: it gets no special tokens, and no space before it."""
+        """The ids of `text`, which continues another text: it gets no special tokens, and no space before it.
+
+        Where it names a control token, that is plain text.
+        """
         self._limit.check(text)
+        if self._names_controls(text):
+            return self._plain(text, whole=False)
         ids = self._continuations.encode(text)
         check_ids(ids, self._hf, self._size, self._name)
         return ids
@@ -56,18 +75,21 @@ class Tokenizer:
         text: str = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def _encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        if not self._hf.chat_template:
-            raise InvalidPrompt(f"model {self._name} has no chat template; pass the prompt as plain text")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text: str = self._hf.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except Exception as error:
-            raise InvalidPrompt(f"the chat template of {self._name} refuses these messages: {error}") from error
-        return self._encode(text, whole=False)
-
-    def _encode(self, text: str, *, whole: bool) -> list[int]:
-        """The ids of `text`; a `whole` text gets the tokens that begin or end one."""
+    def _encode(self, text: str) -> list[int]:
         self._limit.check(text)
-        ids: list[int] = (self._hf(text) if whole else self._hf(text, add_special_tokens=False))["input_ids"]
+        ids: list[int] = self._hf(text)["input_ids"]
+        return ids
+
+    def _names_controls(self, text: str) -> bool:
+        return self._controls.may_be_in(text) and bool(self._controls.encode(text)[1])
+
+    def _plain(self, text: str, whole: bool) -> list[int]:
+        """The ids of `text`, in which names of control tokens are plain text."""
+        self._limit.check(text)
+        if not self._controls.may_be_in(text):
+            ids: list[int] = self._hf(text, add_special_tokens=whole)["input_ids"]
+        else:
+            ids, matches = self._controls.encode(text, whole=whole)
+            ids = self._controls.encode_plain(text, whole=whole) if matches else ids
+        check_ids(ids, self._hf, self._size, self._name)
         return ids
