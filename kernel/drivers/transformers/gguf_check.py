@@ -14,6 +14,7 @@ from typing import Any
 
 from kernel.drivers.transformers.checkpoint import UnfitFiles, some
 from kernel.drivers.transformers.gguf_header import GGUFHeader
+from kernel.drivers.transformers.gguf_sizes import complete_sizes
 
 # What each kind of tokenizer needs besides its tokens.
 TOKENIZER_PARTS = {"gpt2": "merges", "llama": "scores"}
@@ -79,6 +80,7 @@ def complete(gguf: Path, header: GGUFHeader, config: Any) -> None:
     size = header.fields.get(f"{header.fields['general.architecture']}.attention.key_length")
     if size and config.model_type in FIXED_HEADS:
         config.head_dim = size
+    complete_sizes(gguf, header.fields, config)
     _scale_positions(gguf, header, config)
 
 
