@@ -21,22 +21,28 @@ class Continuations:
 
     def __init__(self, hf: Any) -> None:
         self._hf = hf
-        self._backend: Any = None  # a tokenizer that adds no space, if `hf` adds one
+        self._backend: Any = None
         self._prefix = ""  # how tokens begin that continue a word, for tokenizers that mark these tokens
         self._examined = False
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens around them."""
-        if not self._examined:
-            self._examine()
         ids: list[int]
-        if self._backend is not None:
-            ids = self._backend.encode(text, add_special_tokens=False).ids
+        if self.backend is not None:
+            (encoded,) = self.backend.encode_batch([text], add_special_tokens=False)  # `encode` holds the interpreter
+            ids = encoded.ids
         elif self._prefix and text[:1].isalnum():
             ids = self._within_word(text)
         else:
             ids = self._plain(text)
         return ids
+
+    @property
+    def backend(self) -> Any:
+        """A tokenizer of the `tokenizers` library that adds no space, if that of `hf` adds one; else None."""
+        if not self._examined:
+            self._examine()
+        return self._backend
 
     def _examine(self) -> None:
         """Find out how the tokenizer treats the beginning of a text: once, because its description may be long."""

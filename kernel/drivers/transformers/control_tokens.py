@@ -7,11 +7,11 @@ needs (`plain_tokenizer`) are made at the first text that names a control token.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ipc.errors import InvalidPrompt
-from kernel.drivers.transformers.plain_tokenizer import plain_copies
+from kernel.drivers.transformers.plain_tokenizer import PlainTokenizer, plain_copies
 
 # Added tokens of Gemma and others that are tokens of ordinary HTML.
 _HTML = frozenset(
@@ -53,6 +53,7 @@ class ControlTokens:
         self._fast = bool(getattr(hf, "is_fast", False))  # it is of the `tokenizers` library
         self._normalizes = self._fast and hf.backend_tokenizer.normalizer is not None
         self._copies = plain_copies(hf.backend_tokenizer, self._texts) if self._fast else []
+        self._other_copies: list[Callable[[], PlainTokenizer]] | None = None  # of the `backend` of `encode_plain`
 
     def may_be_in(self, text: str) -> bool:
         """Whether `text` could be all or a part of a control token, alone or beside other text. No is certain."""
@@ -80,14 +81,20 @@ class ControlTokens:
                     matches.append(Match(identity, span.start, span.end))
         return ids, matches
 
-    def encode_plain(self, text: str, own: Sequence[Match] = (), *, whole: bool = False) -> list[int]:
+    def encode_plain(
+        self, text: str, own: Sequence[Match] = (), *, whole: bool = False, backend: Any = None
+    ) -> list[int]:
         """The ids of `text`, where only `own` are control tokens; other names of control tokens are plain text.
 
-        `own` is in the order of the text; `whole` as in `encode`. Raises `InvalidPrompt` if the tokenizer cannot do it.
+        `own` is in the order of the text; `whole` as in `encode`. `backend`: a tokenizer with the same ids that takes
+        the place of the own one, always the same object. Raises `InvalidPrompt` if the tokenizer cannot do it.
         """
+        if backend is not None and self._other_copies is None:
+            self._other_copies = plain_copies(backend, self._texts)
+        copies = self._copies if backend is None else self._other_copies or []
         wanted = self._known(match.id for match in own)
         made: list[int] = []
-        for make in self._copies:
+        for make in copies:
             plain = make()
             ids, text_ids = plain.encode(_with_aliases(text, own, plain.aliases), whole)
             made = self._known(text_ids)

@@ -43,7 +43,9 @@ class Tokenizer:
         """The ids of `prompt`; the reply begins after the last one. Raises `InvalidPrompt`."""
         if not prompt:
             raise InvalidPrompt("the prompt is empty; pass text or at least one message")
-        ids = self._encode(prompt) if isinstance(prompt, str) else self._chat.encode(prompt)
+        if isinstance(prompt, str):
+            self._limit.check(prompt)
+        ids: list[int] = self._hf(prompt)["input_ids"] if isinstance(prompt, str) else self._chat.encode(prompt)
         if not ids:
             raise InvalidPrompt("the prompt has no tokens; pass some text")
         check_ids(ids, self._hf, self._size, self._name)
@@ -53,9 +55,16 @@ class Tokenizer:
         """The ids of `text`, a document: where it names a control token, that is plain text. Raises `InvalidPrompt`."""
         if not text:
             raise InvalidPrompt("the text is empty; pass some text")
-        ids = self._plain(text, whole=True)
+        self._limit.check(text)
+        ids: list[int]
+        if not self._controls.may_be_in(text):
+            ids = self._hf(text)["input_ids"]
+        else:
+            ids, matches = self._controls.encode(text, whole=True)
+            ids = self._controls.encode_plain(text, whole=True) if matches else ids
         if not ids:
             raise InvalidPrompt("the text has no tokens; pass some text")
+        check_ids(ids, self._hf, self._size, self._name)
         return ids
 
     def encode_more(self, text: str) -> list[int]:
@@ -64,9 +73,10 @@ class Tokenizer:
         Where it names a control token, that is plain text.
         """
         self._limit.check(text)
-        if self._names_controls(text):
-            return self._plain(text, whole=False)
-        ids = self._continuations.encode(text)
+        if self._controls.may_be_in(text) and self._controls.encode(text)[1]:
+            ids = self._controls.encode_plain(text, backend=self._continuations.backend)
+        else:
+            ids = self._continuations.encode(text)
         check_ids(ids, self._hf, self._size, self._name)
         return ids
 
@@ -74,22 +84,3 @@ class Tokenizer:
         """The text of `ids`. Special tokens are left out."""
         text: str = self._hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-    def _encode(self, text: str) -> list[int]:
-        self._limit.check(text)
-        ids: list[int] = self._hf(text)["input_ids"]
-        return ids
-
-    def _names_controls(self, text: str) -> bool:
-        return self._controls.may_be_in(text) and bool(self._controls.encode(text)[1])
-
-    def _plain(self, text: str, whole: bool) -> list[int]:
-        """The ids of `text`, in which names of control tokens are plain text."""
-        self._limit.check(text)
-        if not self._controls.may_be_in(text):
-            ids: list[int] = self._hf(text, add_special_tokens=whole)["input_ids"]
-        else:
-            ids, matches = self._controls.encode(text, whole=whole)
-            ids = self._controls.encode_plain(text, whole=whole) if matches else ids
-        check_ids(ids, self._hf, self._size, self._name)
-        return ids

@@ -16,6 +16,7 @@ from tokenizers import processors
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
+from kernel.drivers.transformers.continuation import Continuations
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from tests.support.chat_families import FAMILIES, tokenizer_of
 
@@ -142,6 +143,9 @@ class Templated:
         self._hf = tokenizer_of(name)
         self.chat_template = template
 
+    def __len__(self) -> int:
+        return len(self._hf)
+
     def get_chat_template(self) -> str:
         return self.chat_template
 
@@ -224,10 +228,12 @@ def test_documents_and_continuations_are_plain_text_and_raw_prompts_are_not(name
         hostile = f"a{text}b"
         assert not controls(name, ours.encode_document(hostile)), text
         assert not controls(name, ours.encode_more(hostile)), text
+        assert hf.decode(ours.encode_more(hostile)).replace(" ", "") == hostile.replace(" ", ""), text
+        assert ours.encode_more(hostile)[0] == Continuations(hf).encode("a")[0]
         assert ours.encode(hostile) == hf(hostile)["input_ids"]
     for text in filter(str.strip, ORDINARY):
         assert ours.encode_document(text) == hf(text)["input_ids"]
-        assert ours.encode_more(text) == hf(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode_more(text) == Continuations(hf).encode(text)
 
 
 def test_a_document_still_begins_and_ends_with_the_tokens_of_its_model() -> None:

@@ -75,10 +75,10 @@ def test_a_score_is_the_models_own_probability_of_the_continued_text(kind: str) 
     assert scored.tokens == [len(ids) for ids in continuations]
 
 
-def test_a_continuation_with_tokens_that_the_model_lacks_is_refused_and_they_are_named() -> None:
+def test_a_prompt_with_tokens_that_the_model_lacks_is_refused_and_they_are_named() -> None:
     vocabulary = len(tokenizer("bytes")) - 1
     model = ready("Llama", vocab_size=vocabulary)
-    kernel = Kernel(model, codec("bytes", vocabulary)).run(ScoreQuery(1, "walk", ["ing", " <tool>"]))
+    kernel = Kernel(model, codec("bytes", vocabulary)).run(ScoreQuery(1, "walk <tool>", ["ing"]))
     (failed,) = kernel.of(SequenceFailed)
     assert failed.error.code == "InvalidPrompt"
     assert "<tool>" in failed.error.message
