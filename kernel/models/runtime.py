@@ -126,7 +126,7 @@ class ModelRuntime:
     @property
     def forgettable(self) -> bool:
         """Whether nothing is lost if a new runtime takes the place of this one: it has no calls and no driver."""
-        return self.state.name in (UNLOADED, FAILED) and not self._sequences and self.pid is None
+        return self.state.name in (UNLOADED, FAILED) and not self._sequences and not self.takes_memory
 
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """See `SlotRules.set_policy`."""

@@ -109,6 +109,16 @@ async def test_no_model_in_use_is_forgotten_for_another_path(
     assert not first.ended
 
 
+async def test_a_model_is_not_forgotten_while_its_driver_is_ending(system: System) -> None:
+    await system.run(teller, tokens=5)
+    runtime = system.runtime()
+    runtime.fail(ModelLoadFailed("the test fails it"))
+    assert runtime.pid is None
+    assert not runtime.forgettable  # its driver still takes memory, and a stop of the daemon has to wait for it
+    await system.until(lambda: runtime.forgettable)
+    assert not system.launcher.alive
+
+
 def test_only_the_sizes_that_were_measured_last_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernel.models.footprint.MOST_SIZES", 3)
     sizes = MeasuredSizes(tmp_path / "sizes.json")

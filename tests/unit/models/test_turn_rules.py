@@ -11,6 +11,7 @@ import pytest
 from ipc.syscalls import Kill, Slots
 from kernel.drivers import protocol
 from kernel.models.settings import ResourceSettings
+from kernel.models.turns import names
 from llmosd.context import Context
 from tests.support.many_models import (
     GB,
@@ -333,3 +334,11 @@ async def test_a_model_that_waits_for_other_programs_holds_up_no_model_that_fits
         system.look()
         await asyncio.sleep(1)
     assert await system.result(large) == text_of(1, 1)
+
+
+@pytest.mark.parametrize("models", [{f"m{number}{'x' * 300}": simulated(context=8000 + number) for number in range(8)}])
+async def test_a_text_names_a_few_models_and_cuts_long_names(system: System, models: dict[str, Any]) -> None:
+    runtimes = [system.runtime(model) for model in reversed(models)]
+    assert len(names(runtimes)) < 500
+    assert names(runtimes).startswith("m0xx")
+    assert names(runtimes).endswith("... and 3 others")
