@@ -19,6 +19,7 @@ from kernel.core.body_memory import BodyMemory
 from kernel.core.fiber import Fiber
 from kernel.core.message_queue import INDEXED, Index, MessageQueue, add_to_index, build_index, drop_from_all, indexed
 from kernel.core.plain_wait import ANY_MESSAGE_WAIT
+from kernel.core.receivers import WaitingReceivers, WokenReceivers
 from kernel.core.selector import Selector
 from kernel.core.storage_receipt import StorageReceipt
 
@@ -51,9 +52,10 @@ class Mailbox:
         "open_places",
         "received",
         "receiver",
-        "selectors",
+        "selective",
         "taken",
-        "woken_for",
+        "wanted",
+        "woken",
     )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -63,10 +65,11 @@ class Mailbox:
         self.closed = False
         self.next_deadline = inf  # no message expires before; lower than the first deadline if that message has left
         self.taken = 0  # places taken by messages other than `CONTROL` ones, or reserved for senders that were woken
-        self.receiver: Fiber | None = None  # waits for any message, longer than all in `selectors` have waited
+        self.receiver: Fiber | None = None  # has waited longer than all in `selective`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last received messages
-        self.selectors: list[tuple[Fiber, Selector | None]] | None = None  # further receivers, in order of arrival
-        self.woken_for: dict[Fiber, Message] | None = None  # receivers woken while others waited, and for which message
+        self.selective: WaitingReceivers | None = None  # further receivers, also of any message
+        self.wanted: Selector | None = None  # by `receiver`; None for any message
+        self.woken: WokenReceivers | None = None  # made when a receiver is woken while others wait
         self._senders: OrderedDict[Fiber, int] | None = None  # wait for room for a size, in order of arrival
         self._accounts = False  # whether a place that becomes free concerns a sender, or bytes
         self._sizes: dict[int, tuple[int, int, BodyMemory]] | None = None  # of counted bodies, by id: see `charge`
@@ -152,12 +155,12 @@ class Mailbox:
             for attribute, index in self._indexes.items():
                 add_to_index(index, getattr(message, attribute), message)
         receiver = self.receiver
-        if receiver is not None:
-            self.receiver = None
-            if self.selectors:
+        if receiver is not None and (self.wanted is None or self.wanted.may_match(message)):
+            self.receiver = self.wanted = None
+            if self.selective is not None:
                 self._note_woken(receiver, message)
             receiver.wake()
-        elif self.selectors:
+        elif self.selective is not None:
             self._wake_for(message)
         return None
 
@@ -169,8 +172,8 @@ class Mailbox:
         message = queue.items.popleft() if queue.dead is None else queue.pop()
         if self._indexes is not None and drop_from_all(self._indexes, message):
             self._indexes = None  # the mailbox is empty; without an index, receiving in order costs less
-        if self.woken_for:
-            self._forget_woken(message)
+        if self.woken:
+            self.woken.forget(message)
         if self._accounts or message.priority == CONTROL:
             self._free_place(message)
         else:
@@ -199,8 +202,8 @@ class Mailbox:
         queue.discard(message)
         if self._indexes is not None and drop_from_all(self._indexes, message):
             self._indexes = None
-        if self.woken_for:
-            self._forget_woken(message)
+        if self.woken:
+            self.woken.forget(message)
         self._free_place(message)
 
     def peek(self) -> Iterator[Message]:
@@ -233,13 +236,12 @@ class Mailbox:
 
         The woken thread takes a message, if one is left, and calls `end_receive`.
         """
-        if selector is None and self.receiver is None and not self.selectors:
-            self.receiver = thread
-            thread.waits_for = ANY_MESSAGE_WAIT
-            return
-        if self.selectors is None:
-            self.selectors = []
-        self.selectors.append((thread, selector))
+        if self.receiver is None and self.selective is None:
+            self.receiver, self.wanted = thread, selector
+        else:
+            if self.selective is None:
+                self.selective = WaitingReceivers()
+            self.selective.add(thread, selector)
         thread.waits_for = ANY_MESSAGE_WAIT if selector is None else selector
 
     def end_receive(self, thread: Fiber) -> None:
@@ -247,10 +249,12 @@ class Mailbox:
 
         If the message for which it was woken is still in the mailbox, offer that message to the next receiver.
         """
-        if self.receiver is not None or self.selectors:
-            self._remove_receiver(thread)
-        if self.woken_for:
-            message = self.woken_for.pop(thread, None)
+        if self.receiver is thread:
+            self.receiver = self.wanted = None
+        elif self.selective is not None:
+            self._remove_selective(thread)
+        if self.woken:
+            message = self.woken.pop(thread)
             if message is not None:
                 self._offer(message)
 
@@ -299,12 +303,12 @@ class Mailbox:
         self.closed = True
         rest = list(self.peek())
         receivers = [] if self.receiver is None else [self.receiver]
-        receivers += [thread for thread, _ in self.selectors or ()]
+        receivers += self.selective or ()
         senders = self.senders
         for _, share, memory in (self._sizes or {}).values():
             memory.used -= share
         self._sizes, self.bytes = None, 0
-        self.receiver = self.selectors = self._senders = self.woken_for = None
+        self.receiver = self.wanted = self.selective = self._senders = self.woken = None
         self._normal_queue = self._other_queues = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
@@ -355,44 +359,32 @@ class Mailbox:
     def _offer(self, message: Message) -> None:
         """Wake another receiver that wants `message`: the receiver that was woken for it did not take it."""
         receiver = self.receiver
-        if receiver is not None:
-            self.receiver = None
-            if self.selectors:
+        if receiver is not None and (self.wanted is None or self.wanted.may_match(message)):
+            self.receiver = self.wanted = None
+            if self.selective is not None:
                 self._note_woken(receiver, message)
             receiver.wake()
-        else:
+        elif self.selective is not None:
             self._wake_for(message)
 
     def _note_woken(self, receiver: Fiber, message: Message) -> None:
-        """Remember that `receiver` was woken for `message` while others wait, since it may leave the message.
-
-        Only the threads that wait now need this note. A receiver that arrives later looks into the mailbox first, and
-        waits only if it does not want the message.
-        """
-        if self.woken_for is None:
-            self.woken_for = {}
-        self.woken_for[receiver] = message
-
-    def _forget_woken(self, message: Message) -> None:
-        """Drop the note about `message`, which has left the mailbox."""
-        notes = self.woken_for or {}
-        for receiver in [receiver for receiver, noted in notes.items() if noted is message]:
-            del notes[receiver]
+        if self.woken is None:
+            self.woken = WokenReceivers()
+        self.woken.add(receiver, message)
 
     def _wake_for(self, message: Message) -> None:
-        """Wake the first thread in `selectors` that wants `message`."""
-        selectors = self.selectors or []
-        for position, (thread, selector) in enumerate(selectors):
-            if selector is None or selector.may_match(message):
-                del selectors[position]
-                if selectors:
-                    self._note_woken(thread, message)
-                thread.wake()
-                return
+        """Wake the first of the selective receivers that wants `message`."""
+        assert self.selective is not None
+        thread = self.selective.first_for(message)
+        if thread is not None:
+            self._remove_selective(thread)
+            if self.receiver is not None or self.selective is not None:
+                self._note_woken(thread, message)
+            thread.wake()
 
-    def _remove_receiver(self, thread: Fiber) -> None:
-        """Remove `thread` from the waiting receivers. Does nothing if it was woken already."""
-        if self.receiver is thread:
-            self.receiver = None
-        elif self.selectors:
-            self.selectors = [waiting for waiting in self.selectors if waiting[0] is not thread]
+    def _remove_selective(self, thread: Fiber) -> None:
+        """Remove `thread` from the selective receivers. Does nothing if it was woken already."""
+        assert self.selective is not None
+        self.selective.remove(thread)
+        if not self.selective:
+            self.selective = None

@@ -95,7 +95,7 @@ class Receiver:
                 box.end_receive(thread)
                 raise
             message = box.take()
-            if box.receiver is not None or box.selectors or box.woken_for:
+            if box.receiver is not None or box.selective is not None or box.woken:
                 box.end_receive(thread)
             if message is None:
                 continue

@@ -139,6 +139,7 @@ class ModelSubsystem:
 
     async def _run(self, sequences: list[S], process: Process, thread: Thread, runtime: ModelRuntime) -> None:
         """Run `sequences` until all have finished. If one fails or the thread is cancelled, cancel the others."""
+        runtime = self._runtime(runtime.name)  # another one if the model was forgotten since the call was checked
         wait = ModelCallWait(sequences, runtime)
         own = self._of_process.setdefault(process, {})
         own.update(dict.fromkeys(sequences))

@@ -123,7 +123,10 @@ class DriverSupervisor:
 
         The future is done when the driver has ended.
         """
-        return self.run(self._stop_and_await(self._detach()))
+        driver = self._detach()
+        if driver is not None:
+            self._stopping.add(driver)  # now, not when the task begins: it takes memory until it has ended
+        return self.run(self._stop_and_await(driver))
 
     async def close(self) -> None:
         """Cancel all tasks, and return when all drivers have ended. No driver is started after this."""

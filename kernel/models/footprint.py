@@ -14,6 +14,7 @@ import msgspec
 
 from kernel.lib.private_files import make_private, open_private
 
+MOST_SIZES = 1000  # models whose sizes are stored
 MAX_KV_FLOOR = 512 << 20  # bytes; the largest `kv_floor`
 
 
@@ -32,7 +33,7 @@ class MeasuredSize(msgspec.Struct, frozen=True):
 
 
 class MeasuredSizes:
-    """The measured sizes of all models, keyed by driver, path and options. One file, read once."""
+    """The sizes of the models that were measured last, keyed by driver, path and options. One file, read once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +46,10 @@ class MeasuredSizes:
 
     def put(self, key: str, measured: MeasuredSize) -> bytes:
         """Store a measurement; returns the new contents of the file, for `write`."""
+        self._measured.pop(key, None)
         self._measured[key] = measured
+        while len(self._measured) > MOST_SIZES:
+            del self._measured[next(iter(self._measured))]
         return msgspec.json.format(msgspec.json.encode(self._measured))
 
     def write(self, contents: bytes) -> None:

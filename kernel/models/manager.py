@@ -67,6 +67,7 @@ class ResourceManager:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._specs = dict(models)
+        self._paths: dict[str, None] = {}  # those of `_specs` that a call named by their paths, oldest first
         self._default = default
         self._machine = machine
         self._scheduling = scheduling
@@ -135,6 +136,7 @@ class ResourceManager:
         """
         before = {name: self._scheduling.policy_of(self._specs[name]) for name in self._runtimes}
         for name, spec in models.items():
+            self._paths.pop(name, None)
             runtime = self._runtimes.get(name)
             if runtime is not None and runtime.state.ever_used:
                 rules = {field: getattr(spec, field) for field in ("policy", "quantum", "weights")}
@@ -172,16 +174,27 @@ class ResourceManager:
             if spec.missing_path() is not None:
                 raise ModelNotFound(f"no model at {spec.missing_path()}", path=name)
             if len(self._specs) >= MOST_MODELS:
-                raise LimitExceeded(
-                    f"the daemon knows {MOST_MODELS} models, which is the limit; a restart forgets paths",
-                    limit="models",
-                    maximum=MOST_MODELS,
-                    wanted=len(self._specs) + 1,
-                )
+                self._forget_a_path()
             self._specs[name] = spec
+            self._paths[name] = None
         policy = self._scheduling.policy_of(spec)
         runtime = self._runtimes[name] = ModelRuntime(name, spec, policy, self._services)
         return runtime
+
+    def _forget_a_path(self) -> None:
+        """Forget the oldest model that was named by its path and has neither calls nor a driver."""
+        for name in self._paths:
+            runtime = self._runtimes.get(name)
+            if runtime is None or runtime.forgettable:
+                del self._paths[name], self._specs[name]
+                self._runtimes.pop(name, None)
+                return
+        raise LimitExceeded(
+            f"the daemon knows {len(self._specs)} models, which is the limit, and all of them are configured or in use",
+            limit="models",
+            maximum=MOST_MODELS,
+            wanted=len(self._specs) + 1,
+        )
 
     # ---- processes
 

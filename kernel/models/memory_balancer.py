@@ -65,6 +65,8 @@ class MemoryBalancer:
         residency = self._residency
         residency.unload_excess()
         residents = residency.residents()
+        present = set(residents)  # a model that is gone may be forgotten, and is not held here
+        self._last_change = {key: time for key, time in self._last_change.items() if key[0] in present}
         tolerated = -residency.room if 0 < -residency.room <= residency.tolerance else 0
         shares = allot(residency.budget + tolerated, [runtime.footprint for runtime in residents])
         part = self._available_part(residents)

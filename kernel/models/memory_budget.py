@@ -7,6 +7,7 @@ a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.lib.machine import Machine, MachineSample
@@ -21,6 +22,34 @@ TOLERANCE = 1 / 32  # part of the configured budget by which the drivers may exc
 # A shortage of up to this part of the budget is met by KV memory, if the drivers can give up so much: they evict cached
 # prefixes, and sequences are swapped out. A larger one is met by idle models first.
 SMALL = 1 / 16
+
+
+class Supply(NamedTuple):
+    """The memory of all drivers at one moment, in bytes, so that a decision about many models reads it once.
+
+    `full`, `budget`, `room` and `spare_kv`: see `MemoryBudget`. `tolerated`: by how much a model that starts may exceed
+    the room. `ending`: the models about to leave memory, and `ending_memory`: what they free. `idle_memory`: what the
+    largest idle model would free.
+    """
+
+    residents: list[Resident]
+    ending: list[Resident]
+    full: int
+    budget: int
+    room: int
+    spare_kv: int
+    tolerated: int
+    ending_memory: int
+    idle_memory: int
+
+    def fits(self, need: int, *, giving_up_kv: bool = False) -> bool:
+        """Whether `need` bytes are free, or little enough is missing.
+
+        The drivers give up KV memory for a small shortage, and with `giving_up_kv` also for a larger one.
+        """
+        missing = need - self.room
+        allowed = max(self.tolerated, self.spare_kv) if giving_up_kv or missing <= SMALL * self.full else self.tolerated
+        return missing <= allowed
 
 
 class MemoryBudget:
@@ -68,6 +97,24 @@ class MemoryBudget:
     def room(self) -> int:
         """The budget less the `minimum` of each model in memory, in bytes; negative if they exceed the budget."""
         return self.budget - sum(runtime.footprint.minimum for runtime in self.residents())
+
+    def supply(self) -> Supply:
+        """The memory of all drivers now."""
+        full, budget, residents = self.full_budget, self.budget, self.residents()
+        ending = [runtime for runtime in residents if runtime.state.frees_memory]
+        return Supply(
+            residents,
+            ending,
+            full,
+            budget,
+            room=budget - sum(runtime.footprint.minimum for runtime in residents),
+            spare_kv=self.spare_kv,
+            tolerated=self.tolerance // 2 if budget == full else 0,
+            ending_memory=sum(runtime.footprint.minimum for runtime in ending),
+            idle_memory=max(
+                (one.footprint.minimum for one in residents if one.state.idle_since is not None), default=0
+            ),
+        )
 
     def residents(self) -> list[Resident]:
         """The models in memory, and those that are being loaded or unloaded."""

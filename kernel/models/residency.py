@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from ipc.errors import ModelLoadFailed
+from ipc.errors import LlmosError, ModelLoadFailed
 from kernel.lib.machine import Machine
 from kernel.lib.units import show_size
-from kernel.models.memory_budget import SMALL, MemoryBudget
+from kernel.models.memory_budget import SMALL, MemoryBudget, Supply
 from kernel.models.resident import Resident
 from kernel.models.settings import ResourceSettings
 from kernel.models.turns import (
@@ -45,6 +45,7 @@ class Residency(MemoryBudget):
         self._waiting: dict[Resident, LoadRequest] = {}  # the models that wait to be loaded
         self._timer: asyncio.TimerHandle | None = None
         self._rescheduling = False
+        self._changes = 0  # models started or unloaded so far
 
     def set_resources(self, settings: ResourceSettings) -> None:
         """Decide by these settings from now on."""
@@ -72,7 +73,7 @@ class Residency(MemoryBudget):
         """Load waiting models that fit, and make room for the next. Called when a model became idle or was unloaded.
 
         The most urgent model is next. A model behind it is loaded meanwhile if there is memory that the next one cannot
-        use yet.
+        use yet. A model that waits for other programs on the machine to free memory holds up no other one.
         """
         if self._rescheduling or not self._waiting:
             return
@@ -83,14 +84,16 @@ class Residency(MemoryBudget):
             # Equally urgent models stay in the order of their requests.
             order = sorted(self._waiting.items(), key=lambda item: -urgency(item[0], item[1], now))
             following: Resident | None = None  # the most urgent model that has to wait
+            supply, changes = self.supply(), self._changes
             for runtime, request in order:
                 if runtime not in self._waiting:
                     continue
                 if following is None:
-                    following = None if self._start_or_make_room(runtime, request) else runtime
-                elif not self._overtakes(runtime, following):
-                    request.turns_of = []
-                    runtime.wait_for_memory(f"for memory: model {following.name} is loaded first")
+                    following = None if self._start_or_make_room(runtime, request, supply) else runtime
+                else:
+                    self._overtake_or_wait(runtime, request, following, supply)
+                if self._changes != changes:
+                    supply, changes = self.supply(), self._changes
         finally:
             self._rescheduling = False
 
@@ -159,26 +162,30 @@ class Residency(MemoryBudget):
 
     # ---- making room
 
-    def _start_or_make_room(self, runtime: Resident, request: LoadRequest) -> bool:
+    def _start_or_make_room(self, runtime: Resident, request: LoadRequest, supply: Supply) -> bool:
         """Start `runtime` if there is room, else make room. Returns whether to try the next waiting model."""
         if (error := self.too_large(runtime)) is not None:
-            del self._waiting[runtime]
-            runtime.fail(error)
+            self._fail(runtime, error)
             return True
-        need, room = min(runtime.footprint.minimum, self.full_budget), self.room
-        if self._start_if_fits(runtime, need):
+        need, room, now = min(runtime.footprint.minimum, supply.full), supply.room, self._loop.time()
+        if supply.fits(need):
+            self._start(runtime)
             return True
         request.turns_of, request.latest = [], None
-        residents, now = self.residents(), self._loop.time()
-        ending = [other for other in residents if other.state.frees_memory]
-        room += sum(other.footprint.minimum for other in ending)
+        room += supply.ending_memory
         if need <= room:
-            runtime.wait_for_memory(f"for memory: unloading {names(ending)}")
+            runtime.wait_for_memory(f"for memory: unloading {names(supply.ending)}")
             return False
+        if need > supply.budget:  # even if all models were unloaded
+            if supply.fits(need, giving_up_kv=True):
+                self._start(runtime)
+            else:
+                self._wait_for_other_programs(runtime, request.since, need)
+            return True
         collate = self._settings.collate
         leaving = {
             other: departure(other, runtime, request, collate, now)
-            for other in residents
+            for other in supply.residents
             if not other.state.frees_memory
         }
         chosen: list[Resident] = []
@@ -186,71 +193,77 @@ class Residency(MemoryBudget):
             chosen.append(other)
             room += other.footprint.minimum
             if need <= room:
-                spare = room - need
-                for early in chosen[:-1]:
-                    if early.footprint.minimum <= spare:  # the others free enough
-                        spare -= early.footprint.minimum
-                        chosen.remove(early)
-                due = max(leaving[one].due for one in chosen)
-                if due > now + GRAIN and self._start_if_fits(runtime, need, giving_up_kv=True):
-                    return True  # rather than let it wait
-                request.latest = max(leaving[one].latest for one in chosen)
-                self._unload_or_wait(chosen, runtime, request, due)
-                return False
-        if self._start_if_fits(runtime, need, giving_up_kv=True):
+                break
+        spare = room - need
+        for early in chosen[:-1]:
+            if early.footprint.minimum <= spare:  # the others free enough
+                spare -= early.footprint.minimum
+                chosen.remove(early)
+        due = max((leaving[one].due for one in chosen), default=now)
+        if due > now + GRAIN and supply.fits(need, giving_up_kv=True):
+            self._start(runtime)  # rather than let it wait
             return True
-        self._wait_for_other_programs(runtime, request.since, need)
+        request.latest = max((leaving[one].latest for one in chosen), default=now)
+        self._unload_or_wait(chosen, runtime, request, due)
         return False
 
-    def _start_if_fits(self, runtime: Resident, need: int, *, giving_up_kv: bool = False) -> bool:
-        """Start `runtime`, which needs `need` bytes, if so much is free, or if little enough is missing.
-
-        The drivers give up KV memory for a small shortage, and with `giving_up_kv` also for a larger one.
-        """
-        missing, full = need - self.room, self.full_budget
-        allowed = self.tolerance // 2 if self.budget == full else 0
-        if giving_up_kv or missing <= SMALL * full:
-            allowed = max(allowed, self.spare_kv)
-        if missing > allowed:
-            return False
+    def _start(self, runtime: Resident) -> None:
+        self._changes += 1
         del self._waiting[runtime]
         runtime.start_load()
-        return True
 
-    def _overtakes(self, runtime: Resident, following: Resident) -> bool:
-        """Start `runtime` before `following`, which is next and waits for turns to end. Returns whether it does so.
+    def _unload(self, other: Resident, runtime: Resident) -> None:
+        self._changes += 1
+        other.unload(f"made room for {runtime.name}")
+
+    def _fail(self, runtime: Resident, error: LlmosError) -> None:
+        self._changes += 1
+        del self._waiting[runtime]
+        runtime.fail(error)
+
+    def _overtake_or_wait(self, runtime: Resident, request: LoadRequest, following: Resident, supply: Supply) -> None:
+        """Start `runtime` before `following`, which is next and waits for turns to end; or let it wait.
 
         It gets memory that is free, or that of an idle model. It must be loaded before `following` has waited for
         `collate` seconds, so that `following` waits for one more turn at most.
         """
-        ahead, request = self._waiting.get(following), self._waiting[runtime]
-        now, collate = self._loop.time(), self._settings.collate
-        loaded = now + (runtime.footprint.load_seconds or 0.0)
-        if ahead is None or not ahead.turns_of or loaded > ahead.since + collate:
-            return False
-        if self.too_large(runtime) is not None:
-            return False  # it fails when it is next
-        need, room = min(runtime.footprint.minimum, self.full_budget), self.room
-        if self._start_if_fits(runtime, need):
+        request.turns_of = []
+        ahead = self._waiting.get(following)
+        if ahead is not None and ahead.turns_of:
+            now, need = self._loop.time(), min(runtime.footprint.minimum, supply.full)
+            loaded = now + (runtime.footprint.load_seconds or 0.0)
+            free, most = supply.fits(need), supply.room + max(supply.ending_memory, supply.idle_memory)
+            in_time = loaded <= ahead.since + self._settings.collate
+            # If it alone is too large, it fails when it is next.
+            if (
+                in_time
+                and (free or need <= most)
+                and self.too_large(runtime) is None
+                and self._overtakes(runtime, request, need, supply, now)
+            ):
+                return
+        runtime.wait_for_memory(f"for memory: model {following.name} is loaded first")
+
+    def _overtakes(self, runtime: Resident, request: LoadRequest, need: int, supply: Supply, now: float) -> bool:
+        """Start `runtime`, which needs `need` bytes, or make room for it. Returns whether it does so."""
+        if supply.fits(need):
+            self._start(runtime)
             return True
-        ending = [other for other in self.residents() if other.state.frees_memory]
-        if ending and need <= room + sum(other.footprint.minimum for other in ending):
-            request.turns_of = []
-            runtime.wait_for_memory(f"for memory: unloading {names(ending)}")
+        if supply.ending and need <= supply.room + supply.ending_memory:
+            runtime.wait_for_memory(f"for memory: unloading {names(supply.ending)}")
             return True
         idle = [
             other
-            for other in self.residents()
-            if other.state.idle_since is not None and need <= room + other.footprint.minimum
+            for other in supply.residents
+            if other.state.idle_since is not None and need <= supply.room + other.footprint.minimum
         ]
         for other in sorted(idle, key=self.usefulness):
-            due = departure(other, runtime, request, collate, now).due
+            due = departure(other, runtime, request, self._settings.collate, now).due
             if due > now + GRAIN:
                 self._set_timer(due)
                 continue
-            request.turns_of = []
             runtime.wait_for_memory(f"for memory: unloading {other.name}")
-            other.unload(f"made room for {runtime.name}")
+            self._unload(other, runtime)
             return True
         return False
 
@@ -273,7 +286,7 @@ class Residency(MemoryBudget):
             return
         runtime.wait_for_memory(f"for memory: unloading {names(chosen)}")
         for other in chosen:
-            other.unload(f"made room for {runtime.name}")
+            self._unload(other, runtime)
 
     def _wait_for_other_programs(self, runtime: Resident, since: float, need: int) -> None:
         """Wait for other programs on the machine to free memory, for `load_timeout` seconds; then fail `runtime`."""
@@ -283,8 +296,9 @@ class Residency(MemoryBudget):
             runtime.wait_for_memory(f"for memory: {text}")
             self._set_timer(limit)
             return
-        del self._waiting[runtime]
-        runtime.fail(ModelLoadFailed(f"model {runtime.name} waited {runtime.spec.load_timeout:g} s for memory: {text}"))
+        self._fail(
+            runtime, ModelLoadFailed(f"model {runtime.name} waited {runtime.spec.load_timeout:g} s for memory: {text}")
+        )
 
     def _set_timer(self, when: float) -> None:
         """Reschedule at `when`, unless it does so earlier."""

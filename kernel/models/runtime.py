@@ -123,6 +123,11 @@ class ModelRuntime:
         """How many drivers died."""
         return self._driver.restarts
 
+    @property
+    def forgettable(self) -> bool:
+        """Whether nothing is lost if a new runtime takes the place of this one: it has no calls and no driver."""
+        return self.state.name in (UNLOADED, FAILED) and not self._sequences and not self.takes_memory
+
     def set_policy(self, policy: PolicySettings, cause: str) -> None:
         """See `SlotRules.set_policy`."""
         self.rules.set_policy(policy, cause)

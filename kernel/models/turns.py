@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kernel.lib.wording import listed, quoted
 from kernel.models.resident import Resident
 
 # An idle model stays in memory for this part of its load time, although another model waits: its next call may be near.
@@ -23,6 +24,7 @@ LEAST_TURN = 0.5
 SLOW_LOAD = 3.0
 FIRST_LOAD = 60.0
 AGING = 0.1  # priorities that a waiting model gains per second
+MAX_NAMED = 5  # models that a text names
 
 
 class Departure(NamedTuple):
@@ -115,5 +117,5 @@ def turns_text(others: list[Resident]) -> str:
 
 
 def names(runtimes: list[Resident]) -> str:
-    """The names of models, in order, for people."""
-    return " and ".join(sorted(runtime.name for runtime in runtimes))
+    """The names of models, in order, for people: of many models, the first ones."""
+    return listed(sorted(quoted(runtime.name) for runtime in runtimes)[:MAX_NAMED], len(runtimes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from llmosd.cli.command_line import parser
 from tests.support.daemon import SCRIPTS, RunningDaemon
+from tests.support.other_programs import need
 
 AGENTS = """
 import dataclasses
@@ -157,8 +157,7 @@ def test_commands_about_processes_take_names(daemon: RunningDaemon) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 def test_a_shell_completes_commands_and_options(shell: str, folder: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+    need(shell)
     made = subprocess.run([SCRIPTS / "llmos", "completion", shell], capture_output=True, text=True, check=True)
     script = folder / f"llmos.{shell}"
     script.write_text(made.stdout)

@@ -29,9 +29,6 @@ SIZES = {
 }
 MOST = 1.15  # lines for the third n things, per line for the second n
 WITH_A_JOURNAL = {"tasks in the journal"}
-OPEN = {  # known to cost more with each further thing
-    "threads of one agent that choose messages",  # each message is compared with each waiting selector
-}
 
 
 class Lines:
@@ -71,7 +68,7 @@ async def lines(folder: Path, name: str, n: int) -> int:
     return counted.count
 
 
-@pytest.mark.parametrize("name", sorted(CASES.keys() - WITH_A_JOURNAL - OPEN))
+@pytest.mark.parametrize("name", sorted(CASES.keys() - WITH_A_JOURNAL))
 async def test_as_many_more_things_cost_as_many_more_lines(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

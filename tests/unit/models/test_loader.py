@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ipc.errors import ConfigError, ModelLoadFailed, ModelNotFound, UnknownModel
+from ipc.errors import ConfigError, LimitExceeded, ModelLoadFailed, ModelNotFound, UnknownModel
 from ipc.messages import State
 from ipc.syscalls import Generate, Models
+from kernel.models.footprint import MeasuredSize, MeasuredSizes
 from kernel.models.spec import ModelSpec
 from llmosd.context import Context
 from tests.support.agents import teller
@@ -73,3 +74,56 @@ async def test_unknown_models_are_named_with_the_known_ones(system: System, tmp_
         await system.call(Generate("x", "simm"))
     with pytest.raises(ModelNotFound):
         await system.call(Generate("x", str(tmp_path / "nothing")))
+
+
+async def test_models_named_by_paths_come_and_go_without_end(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel.models.manager.MOST_MODELS", 4)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        system.launcher.refusals.append(OSError("no more processes"))
+        with pytest.raises(ModelLoadFailed):
+            await system.call(Generate("x", str(folder)))
+        rows = await system.call(Models())
+        assert [row.name for row in rows][-1] == str(folder)
+        assert len(rows) <= 4
+    assert await system.run(teller, tokens=5) == text_of(1, 5)
+
+
+async def test_no_model_in_use_is_forgotten_for_another_path(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel.models.manager.MOST_MODELS", 2)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+
+    async def asks(ctx: Context) -> str:
+        return await ctx.generate("x", model=str(tmp_path / "a"))
+
+    first = system.spawn(asks)
+    await system.turns(5)
+    with pytest.raises(LimitExceeded, match="the daemon knows 2 models, which is the limit, and all"):
+        await system.call(Generate("x", str(tmp_path / "b")))
+    assert not first.ended
+
+
+async def test_a_model_is_not_forgotten_while_its_driver_is_ending(system: System) -> None:
+    await system.run(teller, tokens=5)
+    runtime = system.runtime()
+    runtime.fail(ModelLoadFailed("the test fails it"))
+    assert runtime.pid is None
+    assert not runtime.forgettable  # its driver still takes memory, and a stop of the daemon has to wait for it
+    await system.until(lambda: runtime.forgettable)
+    assert not system.launcher.alive
+
+
+def test_only_the_sizes_that_were_measured_last_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.models.footprint.MOST_SIZES", 3)
+    sizes = MeasuredSizes(tmp_path / "sizes.json")
+    for name in ("a", "b", "c", "a", "d"):
+        contents = sizes.put(name, MeasuredSize(1, 1.0))
+    sizes.write(contents)
+    again = MeasuredSizes(tmp_path / "sizes.json")
+    assert [name for name in "abcd" if again.get(name) is not None] == ["a", "c", "d"]

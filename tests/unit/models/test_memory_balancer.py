@@ -262,3 +262,19 @@ async def test_stats_show_the_machine(system: System) -> None:
         "drivers_budget": 0.7 * 16e9,
     }
     assert stats.gpus == []
+
+
+@pytest.mark.parametrize("models", [ADAPTIVE])
+async def test_the_balancer_holds_no_model_that_has_left_memory(system: System) -> None:
+    await system.run("teller", model="one", tokens=1)
+    system.machine.available = 2 * GB
+    for _ in range(8):
+        system.look()
+        await asyncio.sleep(1)
+    runtime = system.runtime("one")
+    balancer = runtime._balancer
+    assert runtime in {one for one, _ in balancer._last_change}
+    runtime.unload("the test is over")
+    await system.until(lambda: not runtime.takes_memory)
+    system.look()
+    assert not balancer._last_change

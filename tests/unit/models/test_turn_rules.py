@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ipc.syscalls import Kill, Slots
 from kernel.drivers import protocol
 from kernel.models.settings import ResourceSettings
+from kernel.models.turns import names
 from llmosd.context import Context
 from tests.support.many_models import (
     GB,
@@ -283,3 +285,60 @@ async def test_small_models_that_overtake_a_large_one_delay_it_by_one_turn_at_mo
     assert system.loop.time() - before <= 10 + 2 + 5 + 1 + 2 + 0.2
     for process in small:
         await system.call(Kill(process.pid))
+
+
+@pytest.mark.parametrize("models", [{f"m{number}": simulated(context=8000 + number) for number in range(12)}])
+@pytest.mark.parametrize("resources", [HOLDS_ONE])
+async def test_the_memory_is_read_once_for_all_models_that_wait(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.machine.sizes.update({f"m{number}": GB for number in range(12)})
+    await settle_sizes(system)
+    calls = [system.spawn("teller", model=f"m{number}", tokens=50) for number in range(12)]
+    await asyncio.sleep(3)
+    assert Counter((await states(system)).values()) == {"ready": 1, "waiting": 11}
+    residency, reads = system.runtime("m0").residency, Counter[str]()
+    residents = residency.residents
+
+    def counted() -> list[Any]:
+        reads["residents"] += 1
+        return residents()
+
+    monkeypatch.setattr(residency, "residents", counted)
+    residency.reschedule()
+    assert 0 < reads["residents"] <= 4
+    for process in calls:
+        await system.call(Kill(process.pid))
+
+
+# ---- other programs
+
+
+@pytest.mark.parametrize("models", [TWO])
+@pytest.mark.parametrize("resources", [ResourceSettings(memory=12 * GB, collate=3.0)])
+async def test_a_model_that_waits_for_other_programs_holds_up_no_model_that_fits(system: System) -> None:
+    system.machine.sizes["one"] = 10 * GB
+    await settle_sizes(system)
+    system.machine.available = 4 * GB
+    for _ in range(12):
+        system.look()
+        await asyncio.sleep(1)
+    large = system.spawn("teller", model="one", tokens=1)
+    await asyncio.sleep(1)
+    before = system.loop.time()
+    await system.run("teller", model="two", tokens=1)
+    assert system.loop.time() - before <= 2.2  # its load, and its token
+    assert "other programs" in (await row_of(system, "one")).detail
+    system.machine.available = 13 * GB
+    for _ in range(6):
+        system.look()
+        await asyncio.sleep(1)
+    assert await system.result(large) == text_of(1, 1)
+
+
+@pytest.mark.parametrize("models", [{f"m{number}{'x' * 300}": simulated(context=8000 + number) for number in range(8)}])
+async def test_a_text_names_a_few_models_and_cuts_long_names(system: System, models: dict[str, Any]) -> None:
+    runtimes = [system.runtime(model) for model in reversed(models)]
+    assert len(names(runtimes)) < 500
+    assert names(runtimes).startswith("m0xx")
+    assert names(runtimes).endswith("... and 3 others")
