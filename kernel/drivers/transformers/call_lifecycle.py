@@ -122,6 +122,11 @@ class CallLifecycle:
             return True
         return self.swap_io.works(self.allocator.memory.size(self._limits.context))
 
+    def fail_hanging(self) -> None:
+        """Fail the calls whose texts hang in the tokenizer."""
+        if self._tokenizer is not None:
+            self._tokenizer.fail_hanging()
+
     def finish_part(self, request: EngineRequest) -> None:
         """Remove `request`, a part of a query that is computed. After the last part, answer the query."""
         query = self._queries[request.id]

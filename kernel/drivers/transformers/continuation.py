@@ -45,17 +45,19 @@ class Continuations:
         return self._backend
 
     def _examine(self) -> None:
-        """Find out how the tokenizer treats the beginning of a text: once, because its description may be long."""
-        self._examined = True
-        if getattr(self._hf, "backend_tokenizer", None) is None:
-            return  # a tokenizer in Python, which cannot be changed
-        described = tokenizer_json.description(self._hf)
-        if tokenizer_json.adds_prefix(described):
-            from tokenizers import Tokenizer
+        """Find out how the tokenizer treats the beginning of a text: once, because its description may be long.
 
-            self._backend = Tokenizer.from_str(json.dumps(tokenizer_json.without_prefix(described)))
-        elif described["model"]["type"] == "WordPiece":
-            self._prefix = described["model"]["continuing_subword_prefix"]
+        Two threads may do so at the same time. Neither uses the tokenizer before it has been examined.
+        """
+        if getattr(self._hf, "backend_tokenizer", None) is not None:  # else one in Python, which cannot be changed
+            described = tokenizer_json.description(self._hf)
+            if tokenizer_json.adds_prefix(described):
+                from tokenizers import Tokenizer
+
+                self._backend = Tokenizer.from_str(json.dumps(tokenizer_json.without_prefix(described)))
+            elif described["model"]["type"] == "WordPiece":
+                self._prefix = described["model"]["continuing_subword_prefix"]
+        self._examined = True
 
     def _within_word(self, text: str) -> list[int]:
         """The ids of `text` as the end of a longer word: after a letter that is a token of its own."""

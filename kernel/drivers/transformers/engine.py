@@ -80,6 +80,7 @@ class Engine:
             try:
                 message = self._inbox.get(block=False)
             except queue.Empty:
+                self._calls.fail_hanging()
                 if not idle:
                     self._report.flush_if_due()
                     return True
@@ -100,6 +101,7 @@ class Engine:
             try:
                 return self._inbox.get(block=True, timeout=HEARTBEAT)
             except queue.Empty:
+                self._calls.fail_hanging()
                 if (usage := self._allocator.usage()).waiting:
                     self._report.waiting(usage)
                 else:

@@ -136,4 +136,8 @@ class SwapIO:
 
     def works(self, size: int) -> bool:
         """Whether a job runs, and not for so long that it must be hanging. It reads or writes up to `size` bytes."""
-        return bool(self._jobs) and time.perf_counter() - self._jobs[0] < PATIENCE + size / SLOWEST
+        try:
+            began = self._jobs[0]
+        except IndexError:  # no job, or the thread has just finished the last one
+            return False
+        return time.perf_counter() - began < PATIENCE + size / SLOWEST

@@ -8,14 +8,16 @@ This module never decides whether a text may run.
 
 from __future__ import annotations
 
+import math
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from ipc.errors import InvalidPrompt
+from ipc.errors import DriverFailed, InvalidPrompt
 from ipc.syscalls import ChatMessage
 from kernel.drivers.protocol import Admit, EmbedQuery, ScoreQuery
 from kernel.drivers.transformers.sequence import TextCodec
@@ -25,6 +27,7 @@ LONG = 20_000  # characters; longer messages have a thread of their own, so that
 # characters in a second.
 PATIENCE = 30.0  # seconds
 SLOWEST = 10_000  # further characters in a second
+MOST_HANGING = 3  # threads; with one more, the driver exits
 
 
 class Tokenized(NamedTuple):
@@ -64,6 +67,7 @@ class TokenizeAhead:
         self, codec: TextCodec, inbox: queue.SimpleQueue[Any], clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._short, self._long = (_Worker(name, codec, inbox, clock) for name in ("tokenize", "tokenize-long"))
+        self._hanging = 0  # threads
 
     def prepare(self, message: Any) -> Any:
         """Start to tokenize the texts of `message`, and return the job. A message without new texts is returned."""
@@ -81,9 +85,19 @@ class TokenizeAhead:
         self._worker(job).withdraw(job)
 
     def works(self) -> bool:
-        """Whether a thread is at work, and not for so long that it must be hanging."""
-        states = [worker.works() for worker in (self._short, self._long)]
-        return any(states) and None not in states
+        """Whether a thread is at work."""
+        return self._short.works() or self._long.works()
+
+    def fail_hanging(self) -> None:
+        """Fail the calls whose texts take so long that their threads must be hanging, and replace these threads.
+
+        Other calls continue. If too many threads hang, exit the process: the calls continue in another driver.
+        """
+        if not (self._short.hangs or self._long.hangs):
+            return
+        self._hanging += self._short.replace_hanging() + self._long.replace_hanging()
+        if self._hanging > MOST_HANGING:
+            sys.exit(f"the tokenizer hangs in {self._hanging} threads; the driver exits")
 
     def _worker(self, job: TokenizeJob) -> _Worker:
         return self._long if job.size > LONG else self._short
@@ -93,14 +107,15 @@ class _Worker:
     """One thread, and the jobs that wait for it in the order of their arrival."""
 
     def __init__(self, name: str, codec: TextCodec, inbox: queue.SimpleQueue[Any], clock: Callable[[], float]) -> None:
+        self._name = name
         self._codec = codec
         self._inbox = inbox
         self._clock = clock
         self._waiting: deque[TokenizeJob] = deque()
         self._changed = threading.Condition()
-        self._late = 0.0  # when the present job will have taken too long
-        self._busy = False
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._job: TokenizeJob | None = None  # at which the thread is
+        self._late = math.inf  # when it will have taken too long for this job
+        self._start_thread()
 
     def add(self, job: TokenizeJob) -> None:
         with self._changed:
@@ -112,25 +127,51 @@ class _Worker:
             if job in self._waiting:
                 self._waiting.remove(job)
 
-    def works(self) -> bool | None:
-        """Whether the thread has a job; None if it has had this job for too long."""
+    def works(self) -> bool:
+        """Whether the thread has a job."""
         with self._changed:
-            if self._busy and self._clock() > self._late:
-                return None
-            return self._busy or bool(self._waiting)
+            return self._job is not None or bool(self._waiting)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the thread has had its job for too long."""
+        return self._late < self._clock()
+
+    def replace_hanging(self) -> bool:
+        """If the thread hangs, fail its job, and give the jobs that wait to a new thread. Returns whether it hangs."""
+        with self._changed:
+            job = self._job
+            if job is None or not self.hangs:
+                return False
+            self._job, self._late = None, math.inf
+        error = DriverFailed(f"the tokenizer hangs: it took more than {_patience(job):.0f} s for {job.size} characters")
+        job.result = Tokenized(job.message, [], error)
+        self._inbox.put(job)
+        self._start_thread()
+        return True
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._busy = False
                 while not self._waiting:
                     self._changed.wait()
-                job = self._waiting.popleft()
-                self._busy = True
-                self._late = self._clock() + PATIENCE + job.size / SLOWEST
-            job.result = tokenized(self._codec, job.message)
+                job = self._job = self._waiting.popleft()
+                self._late = self._clock() + _patience(job)
+            result = tokenized(self._codec, job.message)
+            with self._changed:
+                if self._job is not job:
+                    return  # another thread has taken the place of this one
+                self._job, self._late = None, math.inf
+            job.result = result
             self._inbox.put(job)
-            del job  # it may be large, and the next one may be long in coming
+            del job, result  # they may be large, and the next one may be long in coming
+
+
+def _patience(job: TokenizeJob) -> float:
+    return PATIENCE + job.size / SLOWEST
 
 
 def tokenized(codec: TextCodec, message: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
 from kernel.drivers.protocol import Scored, ScoreQuery, SequenceFailed  # noqa: E402
+from kernel.drivers.transformers import tokenizer_json  # noqa: E402
 from kernel.drivers.transformers.tokenizer import Tokenizer  # noqa: E402
 from tests.support.tiny import Kernel, build, ready  # noqa: E402
 from tests.support.tokenizers_by_kind import END, KINDS, tokenizer  # noqa: E402
@@ -82,3 +84,23 @@ def test_a_prompt_with_tokens_that_the_model_lacks_is_refused_and_they_are_named
     (failed,) = kernel.of(SequenceFailed)
     assert failed.error.code == "InvalidPrompt"
     assert "<tool>" in failed.error.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_first_continuations_at_a_time_are_both_read_without_a_space(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one begins, in another thread, while the tokenizer is examined for the first one."""
+    both, expected = codec(kind), codec(kind).encode_more("ing")
+    description, found = tokenizer_json.description, []
+
+    def slow(hf: Any) -> Any:
+        monkeypatch.setattr(tokenizer_json, "description", description)
+        other = threading.Thread(target=lambda: found.append(both.encode_more("ing")))
+        other.start()
+        other.join(60)
+        return description(hf)
+
+    monkeypatch.setattr(tokenizer_json, "description", slow)
+    found.append(both.encode_more("ing"))
+    assert found == [expected] * 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,21 @@ def test_neighbours_run_while_a_state_is_written_and_read(tmp_path: Path) -> Non
     kernel.run(neighbour)
     assert kernel.ids[2] == Kernel(LLAMA).run(neighbour).ids[2]
     assert before.ids[1] + kernel.ids[1] == WHOLE.ids[1][:12]
+
+
+def test_a_job_that_ends_while_the_engine_looks_whether_one_runs_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    swap_io = Kernel(LLAMA).calls.swap_io
+    clock = time.perf_counter
+
+    def ended() -> float:
+        swap_io._jobs.clear()
+        return clock()
+
+    swap_io._jobs.append(clock())
+    assert swap_io.works(0)
+    monkeypatch.setattr("kernel.drivers.transformers.swap_io.time.perf_counter", ended)
+    swap_io.works(0)
+    assert not swap_io.works(0)
 
 
 # ---- the file

@@ -33,7 +33,15 @@ from kernel.drivers.protocol import (
     Working,
 )
 from kernel.drivers.transformers.engine import HEARTBEAT
-from kernel.drivers.transformers.tokenize_ahead import LONG, PATIENCE, SLOWEST, TokenizeAhead, Tokenized, tokenized
+from kernel.drivers.transformers.tokenize_ahead import (
+    LONG,
+    MOST_HANGING,
+    PATIENCE,
+    SLOWEST,
+    TokenizeAhead,
+    Tokenized,
+    tokenized,
+)
 from tests.support.tiny import Kernel, Letters, admit, ready
 
 CODEC = Letters()
@@ -146,17 +154,65 @@ def test_a_withdrawn_text_is_never_tokenized_and_not_stored() -> None:
     assert codec.threads == ["tokenize"]
 
 
-def test_a_thread_that_tokenizes_for_too_long_is_not_at_work_any_more() -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_tokenizer_that_never_returns_fails_its_call_beside_a_neighbour_and_later_calls_run(cancelled: bool) -> None:
+    codec, now = Held(), [0.0]
+    inbox: Any = queue.SimpleQueue()
+    kernel, ahead = _serving(codec, lambda: now[0], inbox)
+    job = ahead.prepare(Admit(2, "long", Sampling(), 1))
+    assert codec.begun.wait(GUARD)
+    behind = ahead.prepare(Admit(3, "s", Sampling(max_tokens=2), 9))
+    kernel.run(admit(1, max_tokens=9), job, *([Cancel(2)] * cancelled))
+    assert not kernel.of(SequenceFailed)
+    now[0] = 2 * PATIENCE
+    kernel.run(admit(4, max_tokens=9), behind)
+    assert inbox.get(timeout=GUARD) is job
+    kernel.run(job)
+    failed = [(one.sequence, "tokenizer hangs" in one.error.message) for one in kernel.of(SequenceFailed)]
+    assert failed == ([] if cancelled else [(2, True)])
+    assert inbox.get(timeout=GUARD) is behind
+    kernel.run(behind)
+    assert len(kernel.ids[1]) == len(kernel.ids[4]) == 9
+    assert len(kernel.ids[3]) == 2
+    assert job.settled
+    codec.free.set()
+
+
+def test_a_driver_whose_tokenizer_hangs_again_and_again_exits() -> None:
+    codec, now = Held(), [0.0]
+    inbox: Any = queue.SimpleQueue()
+    ahead = TokenizeAhead(codec, inbox, lambda: now[0])
+    for hanging in range(MOST_HANGING + 1):
+        job = ahead.prepare(Admit(hanging, "long", Sampling(), 1))
+        assert codec.begun.wait(GUARD)
+        codec.begun.clear()
+        now[0] += PATIENCE
+        ahead.fail_hanging()
+        assert job.result is None
+        now[0] += 1
+        if hanging < MOST_HANGING:
+            ahead.fail_hanging()
+            assert inbox.get(timeout=GUARD) is job
+    with pytest.raises(SystemExit, match="the tokenizer hangs in 4 threads"):
+        ahead.fail_hanging()
+    codec.free.set()
+
+
+def test_the_time_that_a_text_may_take_grows_with_its_length() -> None:
     codec, now = Held(), [0.0]
     inbox: Any = queue.SimpleQueue()
     ahead = TokenizeAhead(codec, inbox, lambda: now[0])
     assert not ahead.works()
-    ahead.prepare(Admit(1, "a" * 2 * LONG, Sampling(), 1))
+    job = ahead.prepare(Admit(1, "a" * 2 * LONG, Sampling(), 1))
     assert codec.begun.wait(GUARD)
     now[0] = PATIENCE + 2 * LONG / SLOWEST
+    ahead.fail_hanging()
     assert ahead.works()
+    assert job.result is None
     now[0] += 1
+    ahead.fail_hanging()
     assert not ahead.works()
+    assert inbox.get(timeout=GUARD).result.error is not None
     codec.free.set()
 
 
@@ -204,7 +260,7 @@ def test_the_result_of_a_call_that_was_cancelled_is_dropped() -> None:
     codec.free.set()
 
 
-def test_an_idle_driver_that_tokenizes_reports_that_it_is_alive_and_one_that_hangs_does_not() -> None:
+def test_an_idle_driver_that_tokenizes_reports_that_it_is_alive_until_the_tokenizer_must_be_hanging() -> None:
     """A `Working` for each heartbeat, until the text has taken too long."""
     codec, now = Held(), [0.0]
 
@@ -230,9 +286,9 @@ def test_an_idle_driver_that_tokenizes_reports_that_it_is_alive_and_one_that_han
     codec.free.set()
 
 
-def _serving(codec: Any, clock: Any = lambda: 0.0) -> tuple[Kernel, TokenizeAhead]:
+def _serving(codec: Any, clock: Any = lambda: 0.0, inbox: Any = None) -> tuple[Kernel, TokenizeAhead]:
     kernel = Kernel(ready("Llama"), codec)
-    ahead = TokenizeAhead(codec, queue.SimpleQueue(), clock)
+    ahead = TokenizeAhead(codec, inbox or queue.SimpleQueue(), clock)
     kernel.calls._tokenizer = ahead
     return kernel, ahead
 
