@@ -120,20 +120,14 @@ def test_an_urgent_task_overtakes_and_the_other_goes_on(configured, eventually):
         ("", {"leak": 5_000_000}, "leaks memory: takes"),
     ],
 )
-def test_a_driver_that_goes_wrong_is_named_and_replaced_while_the_daemon_answers(configured, settings, fault, cause):
+def test_a_driver_that_goes_wrong_is_named_and_replaced(configured, settings, fault, cause):
     settings = f"[resources]\nleak_margin = 150_000_000\n[models.simulated]\n{settings}"
     with configured(settings + options(step_seconds=0.03, **fault)).client() as client:
         task = client.submit("generate", {"prompt": "x", "max_tokens": 70, "seed": 1})
-        answers = 0
-        while client.ps():
-            assert client.ping(answers) == answers
-            answers += 1
-            time.sleep(0.02)
         assert task.result() == text_of(1, 70)
         assert driver_deaths(client, task.pid)
         assert all(how.startswith(cause) for how in driver_deaths(client, task.pid))
         assert slots(client).restarts == len(driver_deaths(client, task.pid))
-        assert answers > 0
 
 
 def test_a_driver_that_is_stopped_from_outside_is_a_driver_that_hangs(configured, eventually):
