@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ipc.errors import LlmosError
-from kernel.drivers.transformers.file_checks import settings
+from kernel.drivers.transformers.file_kinds import settings
 
 MAX_LENGTH = 400  # characters of a library's own words
 CUSTOM_CODE = (
