@@ -120,7 +120,7 @@ def _chosen(folder: Path) -> list[Path]:
 
 
 def _instead(folder: Path) -> str:
-    """What to do about a folder without the files of a model's weights, by the other files in it."""
+    """The advice for a folder without weights under their usual names, by the other files in it."""
     found = sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern))
     ggufs = [name for name in found if name.endswith(".gguf")]
     if ggufs:

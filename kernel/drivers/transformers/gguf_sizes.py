@@ -38,8 +38,6 @@ def complete_sizes(gguf: Path, fields: Mapping[str, Any], config: Any) -> None:
 
 def _set_window(gguf: Path, window: int | None, config: Any) -> None:
     """Make each layer attend to the last `window` tokens. None and 0 mean all tokens."""
-    if not window and config.model_type in ONE_WINDOW:
-        config.sliding_window = None  # transformers takes a window of 4096 tokens for any Mistral
     if not window or window >= config.max_position_embeddings or getattr(config, "sliding_window", None) == window:
         return
     if config.model_type not in ONE_WINDOW:

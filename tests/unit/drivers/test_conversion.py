@@ -86,16 +86,6 @@ def test_positions_are_scaled_as_the_file_says(tmp_path: Path, config: Any, part
     assert not close(found, plain)
 
 
-@pytest.mark.parametrize("window", [0, 24])
-def test_a_mistral_has_only_the_window_of_its_file(tmp_path: Path, window: int) -> None:
-    fields = {"general.name": "mistral"} | ({"llama.attention.sliding_window": window} if window else {})
-    path = write_gguf(tmp_path / "m.gguf", fields=fields)
-    config = transformers.AutoConfig.from_pretrained(tmp_path, gguf_file="m.gguf")
-    assert config.model_type == "mistral"
-    complete(path, read_header(path), config)
-    assert config.sliding_window == (window or None)
-
-
 def test_where_some_layers_attend_to_a_window_only_the_others_scale_positions(tmp_path: Path) -> None:
     parts = {"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0}
     path = write_gguf(tmp_path / "m.gguf", "gemma3", fields=parts)
@@ -129,6 +119,7 @@ def test_where_some_layers_attend_to_a_window_only_the_others_scale_positions(tm
             {"without": ["tokenizer.ggml.token_type"], "fields": {"tokenizer.chat_template": "{{ messages }}"}},
             r"lacks a part of its tokenizer: tokenizer\.ggml\.token_type;",
         ),
+        ({"fields": {"general.name": "mistral"}}, "no names for the tensors of the family mistral; use the "),
         ({"fields": {"split.count": 3}}, "is one of 3 parts of a model; join them with"),
     ],
 )
