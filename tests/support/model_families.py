@@ -155,7 +155,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Persimmon": ("persimmon", {}),
     "GPT-2": ("gpt2", {}),
     "OPT": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
-    "GPT BigCode": ("gpt_bigcode", {}),
+    "GPT BigCode": ("gpt_bigcode", {"num_key_value_heads": 1}),
     "GPT-J": ("gptj", {"rotary_dim": 8}),
     "GPT-Neo": ("gpt_neo", {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW}),
     "CodeGen": ("codegen", {"rotary_dim": 8}),

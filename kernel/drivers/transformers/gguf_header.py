@@ -12,7 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from kernel.drivers.transformers.checkpoint import UnfitFiles, refuse_pointer
+from kernel.drivers.transformers.checkpoint import UnfitFiles
+from kernel.drivers.transformers.file_kinds import head_of
 
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # by their type
@@ -38,8 +39,11 @@ class GGUFHeader(NamedTuple):
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """The header of the GGUF file at `path`. Raises `UnfitFiles` if it is damaged or no such file."""
-    refuse_pointer(path)
+    """The header of the GGUF file at `path`. Raises `UnfitFiles` if it is damaged or no such file.
+
+    Raises `ModelLoadFailed` for the remains of a failed download.
+    """
+    head_of(path)
     try:
         with path.open("rb") as file:
             return _read(file)

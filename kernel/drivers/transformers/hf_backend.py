@@ -83,9 +83,15 @@ def attend(
     if key.shape != value.shape:
         raise NotImplementedError("keys and values of different sizes are not supported")
     plan, windows = _running.get(), _windows.get()
+    kv_heads, tokens, head_dim = key.shape[1:]
     if windows is not None:
         windows[module.layer_idx] = sliding_window
-    kv_heads, tokens, head_dim = key.shape[1:]
+        geometry = plan.memory.geometry
+        if (kv_heads, head_dim) != (geometry.heads, geometry.head_dim):
+            raise NotImplementedError(
+                f"layer {module.layer_idx} has {kv_heads} kv heads of {head_dim} numbers, and its configuration says "
+                f"{geometry.heads} of {geometry.head_dim}"
+            )
     fresh = torch.cat((key, value)).permute(2, 0, 1, 3).reshape(tokens, -1)
     plan.write(module.layer_idx, fresh)
     queries = query[0].transpose(0, 1).unflatten(1, (kv_heads, -1))

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ipc.errors import LlmosError
-from kernel.drivers.transformers.file_checks import settings
+from kernel.drivers.transformers.file_kinds import settings
 
 MAX_LENGTH = 400  # characters of a library's own words
 CUSTOM_CODE = (
@@ -27,6 +27,8 @@ KNOWN = [
      "architecture {0}; use the model's folder of safetensors, or a model of another family"),
     (r"ggml type (\S+?),? ", "transformers {version} does not read tensors of the ggml type {0}; use a file with "
      "another quantization, such as Q8_0 or Q4_K_M"),
+    (r"Unknown gguf model_type: (\S+)", "the package gguf has no names for the tensors of the family {0}; use the "
+     "model's folder of safetensors, or another GGUF file of it"),
     (r"Unrecognized configuration class .*\.(\w+)Config'>", "models of the family {0} do not generate text from text; "
      "use a causal language model"),
     (r"custom code|trust_remote_code", CUSTOM_CODE),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kernel.drivers.transformers.checkpoint import Tensor, UnfitFiles, in_full, some
+from kernel.drivers.transformers.checkpoint import COMPUTED, Tensor, UnfitFiles, in_full, some
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a layer or an expert, in the name of a tensor
 GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")  # the ends of their classes' names
@@ -64,9 +64,10 @@ def refuse_misfits(source: Path | str, model: Any, info: Mapping[str, Any]) -> N
 
     `info` is the report of the load, transformers' `output_loading_info`. The report omits tensors whose absence or
     presence changes nothing, of which each class of models has a list: buffers that the model computes, and parts that
-    only training uses.
+    only training uses. The lists lack some buffers of old versions.
     """
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    missing = sorted(info["missing_keys"])
+    unexpected = sorted(tensor for tensor in info["unexpected_keys"] if not COMPUTED.search(tensor))
     misshapen = sorted(
         f"{tensor} {list(found)} instead of {list(expected)}" for tensor, found, expected in info["mismatched_keys"]
     )

@@ -21,7 +21,8 @@ import msgspec
 from kernel.drivers.transformers import tuning_cache
 
 WEIGHTS = {".safetensors"}
-OTHER_WEIGHTS = {".bin", ".pt", ".pth"}  # transformers reads these only if there are no safetensors
+OTHER_WEIGHTS = {".bin", ".pt", ".pth"}  # transformers reads these only if there are no safetensors by these names:
+FIRST = {"model.safetensors", "model.safetensors.index.json"}
 # Configurations, tokenizers, chat templates, and the index of the weights. Not: texts for people, pictures.
 SETTINGS = {".json", ".jinja", ".model", ".spm", ".tiktoken", ".txt"}
 TEMPLATES = "additional_chat_templates"  # the only folder within a model's folder from which transformers reads
@@ -88,8 +89,7 @@ class ModelFiles:
         if not self._source.is_dir():
             return [("", self._source)]
         found = [path for path in (*self._source.iterdir(), *self._source.glob(f"{TEMPLATES}/*")) if path.is_file()]
-        suffixes = {path.suffix for path in found}
-        read = SETTINGS | (WEIGHTS if suffixes & WEIGHTS else OTHER_WEIGHTS)
+        read = SETTINGS | WEIGHTS | (set() if FIRST & {path.name for path in found} else OTHER_WEIGHTS)
         return sorted((str(path.relative_to(self._source)), path) for path in found if path.suffix in read)
 
     def _read(self, report: Callable[[str], None]) -> dict[str, KnownFile]:

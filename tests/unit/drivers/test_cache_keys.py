@@ -143,6 +143,14 @@ def test_a_model_is_another_one_after_a_change_of(change: str, folder: Path, tmp
     assert ModelFiles(folder, tmp_path / "cache").digest != before.digest
 
 
+def test_pickles_count_where_transformers_reads_them_whatever_lies_beside(folder: Path, tmp_path: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"the weights")
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    before = ModelFiles(folder, tmp_path / "cache").digest
+    (folder / "pytorch_model.bin").write_bytes(b"others")
+    assert ModelFiles(folder, tmp_path / "cache").digest != before
+
+
 def test_files_are_hashed_once(folder: Path, tmp_path: Path, hashed: list[str]) -> None:
     stages: list[str] = []
     first = ModelFiles(folder, tmp_path / "cache", stages.append)

@@ -29,7 +29,6 @@ REFUSED = {
     "Gemma 2, no softcap": "softcap",
     "Phi 3, rope longrope": "longrope",
     "gpt-oss": "sinks",
-    "GPT BigCode": "cannot run in packed steps",
     "GPT-Neo": OWN_CODE,
     "Falcon": OWN_CODE,
     "BLOOM": OWN_CODE,

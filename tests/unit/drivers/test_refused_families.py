@@ -19,7 +19,7 @@ from kernel.drivers.transformers import load_errors, supported  # noqa: E402
 from kernel.drivers.transformers.forward import PackedForward  # noqa: E402
 from kernel.drivers.transformers.gguf_header import read_header  # noqa: E402
 from kernel.drivers.transformers.hf_backend import HFBackend, check  # noqa: E402
-from kernel.drivers.transformers.kv import KVMemory  # noqa: E402
+from kernel.drivers.transformers.kv import Geometry, KVMemory  # noqa: E402
 from tests.support.paths import ROOT  # noqa: E402
 from tests.support.tiny import build, geometry_of  # noqa: E402
 
@@ -155,6 +155,13 @@ def test_a_model_that_computes_its_attention_itself_is_noticed() -> None:
     for layer in model.model.layers:
         layer.self_attn.forward = lambda hidden_states, **rest: (hidden_states, None)
     assert "its attention is part of its own code" in why_packed_steps_fail(model)
+
+
+def test_heads_of_which_the_configuration_says_another_number_are_noticed() -> None:
+    model = build("Llama")
+    memory = KVMemory(Geometry(2, 4, 16, torch.float32), 256, 2, torch.device("cpu"), 10**7)
+    with pytest.raises(NotImplementedError, match=r"layer 0 has 2 kv heads of 16 numbers, .* says 4 of 16"):
+        check(model, PackedForward(HFBackend(model), memory), memory, 1e-4)
 
 
 def test_logits_that_are_not_finite_are_called_so() -> None:

@@ -97,19 +97,19 @@ def shards(folder: Path, *present: str) -> None:
         (write("tokenizer_config.json", b"{"), r"tokenizer_config\.json is not valid JSON"),
         (write("tokenizer.json", b"words"), r"tokenizer\.json is not valid JSON"),
         (remove("tokenizer.json"), r"holds no tokenizer; copy tokenizer\.json"),
-        (remove("model.safetensors"), r"holds no weights; copy model\.safetensors"),
+        (remove("model.safetensors"), r"holds no weights: .*; copy model\.safetensors"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "weights.h5"),
-            r"holds no weights \(weights\.h5 is of another kind\)",
+            r"holds no weights: .* \(weights\.h5 is of another kind\)",
         ),
-        (write("model.safetensors", b"PK\3\4" + b"x" * 99), "is not a safetensors file, or it is damaged"),
-        (write("model.safetensors", b"\xff" * 8 + b"{}"), "is not a safetensors file, or it is damaged"),
-        (write("model.safetensors", safetensors(TENSORS, b"\0" * 5)), "was cut off: its last 3 bytes are missing"),
+        (write("model.safetensors", b"PK\3\4" + b"x" * 99), "is truncated or damaged, or is no safetensors file"),
+        (write("model.safetensors", b"\xff" * 8 + b"{}"), "is truncated or damaged, or is no safetensors file"),
+        (write("model.safetensors", safetensors(TENSORS, b"\0" * 5)), "is truncated: its last 3 bytes are missing"),
         (write("model.safetensors", safetensors({"w": {"shape": []}})), r"the header of \S+ is damaged"),
         (write("model.safetensors", b"\3\0\0\0\0\0\0\0{x}"), r"the header of \S+ is damaged"),
-        (shards, r"lacks model-1\.safetensors and 1 more, named in model\.safetensors\.index\.json"),
-        (lambda folder: shards(folder, "model-1.safetensors"), r"lacks model-2\.safetensors, named in"),
-        (lambda folder: [shards(folder), write(INDEX, b"{}")(folder)], r"has no weight_map"),
+        (shards, r"lacks 2 of the 2 files in model\.safetensors\.index\.json: model-1\.safetensors, model-2"),
+        (lambda folder: shards(folder, "model-1.safetensors"), r"lacks 1 of the 2 files in \S+: model-2\.safetensors;"),
+        (lambda folder: [shards(folder), write(INDEX, b"{}")(folder)], r"has no `weight_map`"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_the_name_of_the_file(
@@ -120,6 +120,21 @@ def test_a_damaged_folder_is_refused_with_the_name_of_the_file(
     assert isinstance(error, ModelLoadFailed)
     assert str(folder) in error.message
     assert re.search(words, error.message)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1000000000000000019884624838656", r'"\ud83d"'])
+def test_settings_that_python_reads_are_accepted_although_they_are_no_json(folder: Path, value: str) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        (folder / name).write_text(f'{{"odd": {value}}}')
+    assert "odd" in file_checks.check(folder)
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *rest: Any) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "open", fail)
+    assert refusal(folder).message == f"{folder / 'config.json'} cannot be read (Input/output error)"
 
 
 def test_a_backup_that_is_damaged_is_not_looked_at(folder: Path) -> None:

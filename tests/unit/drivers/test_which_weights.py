@@ -118,9 +118,11 @@ def tied_with_only_the_head_in_the_file(folder: Path) -> None:
     edit(folder, lambda tensors: without(EMBEDDINGS)(tensors) | {HEAD: tensors[EMBEDDINGS]})
 
 
-def with_a_buffer_of_old_versions(folder: Path) -> None:
+def with_buffers_of_old_versions(folder: Path) -> None:
     save(folder)
-    edit(folder, lambda tensors: tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})
+    attention = "model.layers.0.self_attn"
+    buffers = {f"{attention}.rotary_emb.inv_freq": torch.ones(8), f"{attention}.masked_bias": torch.tensor(-1e4)}
+    edit(folder, lambda tensors: tensors | buffers)
 
 
 def of_mixed_types(folder: Path) -> None:
@@ -142,7 +144,7 @@ def of_mixed_types(folder: Path) -> None:
         tied,
         tied_with_both_in_the_file,
         tied_with_only_the_head_in_the_file,
-        with_a_buffer_of_old_versions,
+        with_buffers_of_old_versions,
         of_mixed_types,
     ],
 )
