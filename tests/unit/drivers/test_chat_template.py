@@ -17,6 +17,7 @@ from tokenizers import processors
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
 from kernel.drivers.transformers.continuation import Continuations
+from kernel.drivers.transformers.hidden_text import Disguise, HiddenText
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from tests.support.chat_families import FAMILIES, tokenizer_of
 
@@ -168,6 +169,17 @@ def test_template_and_content_together_make_no_control_token() -> None:
         ids = Tokenizer(hf, frozenset(), "tiny", 1000).encode([ChatMessage("user", part) for part in parts])
         assert len(controls("qwen2", ids)) == 1
         assert hf.decode(ids) == "<|im_start|>" + "".join(f"<{part}>" for part in parts)
+
+
+def test_a_replacement_at_many_places_joins_the_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    joins = []
+    monkeypatch.setattr(HiddenText, "__add__", lambda text, other: joins.append(len(text)) or str(text))
+    disguise = Disguise("")
+    changed = disguise.hide("<\n\na" * 50).replace("\n", disguise.hide(" b"))
+    assert disguise.real(changed) == "< b ba" * 50
+    assert disguise.real("".join(letter for letter in str.__iter__(changed))) == "< b ba" * 50
+    assert not joins
+    assert disguise.real(disguise.hide("aaa").replace("a", "", 2)) == "a"
 
 
 OPAQUE = (
