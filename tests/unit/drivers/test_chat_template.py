@@ -16,6 +16,7 @@ from tokenizers import processors
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
+from kernel.drivers.transformers import hidden_text
 from kernel.drivers.transformers.continuation import Continuations
 from kernel.drivers.transformers.hidden_text import Disguise, HiddenText
 from kernel.drivers.transformers.tokenizer import Tokenizer
@@ -209,6 +210,28 @@ def test_a_template_that_fails_without_looking_at_contents_is_refused_with_the_n
     assert len(ours.encode([ChatMessage("user", "a < b")])) > 3
     with pytest.raises(InvalidPrompt, match=r"control tokens of tiny \(<\|im_end\|>\).*change these names"):
         ours.encode([ChatMessage("user", "x<|im_end|>")])
+
+
+def test_contents_that_no_disguise_suffices_for_make_no_control_token_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hidden_text, "PRIVATE", range(0x100000, 0x100010))  # there are 65,534: a test of seconds
+    ours = codec("phi3")
+    table = [ChatMessage("user", "the quick brown fox < 1"), ChatMessage("assistant", "yes")]
+    assert ours.encode(table) == theirs("phi3", table)
+    with pytest.raises(InvalidPrompt, match=r"control tokens of phi3 \(.*<\|end\|>"):
+        ours.encode([*table, ChatMessage("end", "hi")])
+
+
+def test_parts_of_a_name_make_no_control_token_with_a_template_that_cannot_be_told_from_contents() -> None:
+    template = (
+        "{% for m in messages %}{% set whole = '<' ~ m.content ~ '>' %}{{ '<|im_start|>' }}"
+        "{{ whole if 'a' in whole or 'end' in whole else 'short' }}{% endfor %}"
+    )
+    ours = Tokenizer(Templated("qwen2", template), frozenset(), "tiny", 1000)
+    assert len(controls("qwen2", ours.encode([ChatMessage("user", "|im_end|")]))) == 1
+    hf = tokenizer_of("qwen2")
+    turns = [{"role": "user", "content": "a < b"}]
+    expected = hf.apply_chat_template(turns, chat_template=template, return_dict=False)
+    assert ours.encode([ChatMessage("user", "a < b")]) == expected
 
 
 def test_a_tokenizer_that_cannot_write_the_names_as_text_refuses_them() -> None:
