@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("transformers", reason="chat templates are rendered by transformers (extra `local`)")
 
-from tokenizers import processors
+import tokenizers
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
@@ -254,6 +256,24 @@ def test_a_control_token_to_which_merges_lead_is_none_in_a_content() -> None:
     assert hf.convert_tokens_to_ids(word) not in ids
     assert controls("qwen2", ids) == controls("qwen2", theirs("qwen2", conversation("hi")))
     assert hf.decode(ids) == tokenizer_of("qwen2").decode(theirs("qwen2", messages))
+
+
+def test_a_vocabulary_with_gaps_in_its_ids_makes_no_control_token_of_ordinary_text() -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {
+        "<|endoftext|>": 0,
+        "<|im_end|>": 1,
+        **dict(zip(letters, [*range(2, 40), *range(44, 300)], strict=False)),
+    }
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    hf = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<|endoftext|>")
+    ours = Tokenizer(hf, frozenset(), "tiny", 1000)
+    for letter in map(chr, range(0x80, 0x100)):
+        text = f"<|im_end|>{letter}"
+        assert hf.decode(ours.encode_document(text)) == text
 
 
 @pytest.mark.parametrize("name", FAMILIES)
