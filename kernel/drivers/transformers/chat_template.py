@@ -51,17 +51,19 @@ class ChatTemplate:
         try:
             hidden = self._render_hidden(disguise, turns)
         except Exception as error:
-            if names := self._named_in(contents):
+            if names := self._named_in(contents) or self._begun_in(contents):
                 raise self._controls.refusal(names) from error
             return ids
         real = disguise.real(hidden)
         if real == text:
             made = any(OF_A_CONTENT.search(hidden, match.start, match.end) for match in matches)
-        else:
-            # The template looks at contents in a way that `HiddenText` does not know. If they name control tokens, it
-            # has to do without looking at them.
-            made = bool(self._named_in(contents))
-        return self._controls.encode_plain(real, self._own(hidden)) if made else ids
+            return self._controls.encode_plain(real, self._own(hidden)) if made else ids
+        # The template looks at contents in a way that `HiddenText` does not know. If they name control tokens, or may
+        # have made one together with the template, it has to do without looking at them.
+        own = self._own(hidden)
+        other = [match.id for match in matches] != [match.id for match in own]
+        made = bool(self._named_in(contents) or (other and self._begun_in(contents)))
+        return self._controls.encode_plain(real, own) if made else ids
 
     def _own(self, hidden: str) -> list[Match]:
         """The control tokens that the template itself makes in `hidden`, a text with disguised contents.
@@ -85,6 +87,9 @@ class ChatTemplate:
     def _named_in(self, contents: list[str]) -> list[str]:
         found = ((content, self._controls.encode(content)[1]) for content in contents)
         return [content[match.start : match.end] for content, matches in found for match in matches]
+
+    def _begun_in(self, contents: list[str]) -> list[str]:
+        return [name for content in contents for name in self._controls.of_parts(content)]
 
     def _contents(self, turn: dict[str, str]) -> list[str]:
         return [turn["content"]] if self._is_role(turn["role"]) else [turn["content"], turn["role"]]

@@ -9,6 +9,7 @@ the tokenizer.
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from kernel.drivers.transformers import tokenizer_json
@@ -17,13 +18,14 @@ ANCHORS = "qxzjk7"  # letters after which a text may continue a word
 
 
 class Continuations:
-    """Encodes continuations with the tokens of `hf`, a tokenizer of transformers."""
+    """Encodes continuations with the tokens of `hf`, a tokenizer of transformers. Several threads may use it."""
 
     def __init__(self, hf: Any) -> None:
         self._hf = hf
         self._backend: Any = None
         self._prefix = ""  # how tokens begin that continue a word, for tokenizers that mark these tokens
         self._examined = False
+        self._examining = threading.Lock()
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens around them."""
@@ -41,23 +43,23 @@ class Continuations:
     def backend(self) -> Any:
         """A tokenizer of the `tokenizers` library that adds no space, if that of `hf` adds one; else None."""
         if not self._examined:
-            self._examine()
+            with self._examining:
+                if not self._examined:
+                    self._examine()
+                    self._examined = True  # only now: another thread must not encode before
         return self._backend
 
     def _examine(self) -> None:
-        """Find out how the tokenizer treats the beginning of a text: once, because its description may be long.
+        """Find out how the tokenizer treats the beginning of a text: once, because its description may be long."""
+        if getattr(self._hf, "backend_tokenizer", None) is None:
+            return  # a tokenizer in Python, which cannot be changed
+        described = tokenizer_json.description(self._hf)
+        if tokenizer_json.adds_prefix(described):
+            from tokenizers import Tokenizer
 
-        Two threads may do so at the same time. Neither uses the tokenizer before it has been examined.
-        """
-        if getattr(self._hf, "backend_tokenizer", None) is not None:  # else one in Python, which cannot be changed
-            described = tokenizer_json.description(self._hf)
-            if tokenizer_json.adds_prefix(described):
-                from tokenizers import Tokenizer
-
-                self._backend = Tokenizer.from_str(json.dumps(tokenizer_json.without_prefix(described)))
-            elif described["model"]["type"] == "WordPiece":
-                self._prefix = described["model"]["continuing_subword_prefix"]
-        self._examined = True
+            self._backend = Tokenizer.from_str(json.dumps(tokenizer_json.without_prefix(described)))
+        elif described["model"]["type"] == "WordPiece":
+            self._prefix = described["model"]["continuing_subword_prefix"]
 
     def _within_word(self, text: str) -> list[int]:
         """The ids of `text` as the end of a longer word: after a letter that is a token of its own."""

@@ -7,6 +7,7 @@ needs (`plain_tokenizer`) are made at the first text that names a control token.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,11 @@ class ControlTokens:
             return True  # some other character may become one of a control token, as a wide "<" may
         middle = text.strip().lower()
         return 0 < len(middle) < self._longest and middle in self._all
+
+    def of_parts(self, text: str) -> list[str]:
+        """The control tokens that `text` may make together with other text before or after it."""
+        part = unicodedata.normalize("NFKC", text).strip().lower()
+        return [name for name in self._texts.values() if part and _may_be_part(part, name.strip().lower())]
 
     def encode(self, text: str, *, whole: bool = False) -> tuple[list[int], list[Match]]:
         """The ids of `text` as the tokenizer makes them, and the control tokens that the text names.
@@ -126,6 +132,10 @@ def _is_control(text: str, special: bool) -> bool:
         return bool(name)
     bracketed = name[0] in _OPENING and name[-1] in _CLOSING and any(map(str.isalpha, name))
     return bracketed and name.strip("</>") not in _HTML
+
+
+def _may_be_part(part: str, name: str) -> bool:
+    return part in name or any(part.startswith(name[at:]) or part.endswith(name[:at]) for at in range(1, len(name)))
 
 
 def _with_aliases(text: str, own: Sequence[Match], aliases: dict[int, str]) -> str:

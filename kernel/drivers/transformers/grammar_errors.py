@@ -10,11 +10,13 @@ import re
 
 POSITION = re.compile(r"(?:at )?(\d+)\((\d+)\): ")  # line and column in the grammar
 PATTERN = re.compile(r"(?:invalid regex \".*\" \(in regex\): )?regex parse error:\n(.*?)\nerror: ", re.DOTALL)
+AVAILABLE = "; following special tokens are available"  # names that `tokenizer_json` made up
 ADVICE = {
     "look-around": "; leave out (?=...), (?!...), (?<=...) and (?<!...)",
     "lookarounds": r"; leave out \b, \<, \>, and ^ or $ inside the pattern",
     "backreferences": "; repeat the pattern in the place of the backreference",
     "lexer error": "; a text stands in double quotes, a pattern in slashes, and both end on their line",
+    "unknown special token": "; a reply has ordinary tokens only: in double quotes, the name is text",
     "no start rule": "; name the first rule `start`",
 }
 
@@ -30,7 +32,7 @@ def explain(text: str, kind: str) -> str:
         pattern, column = _drawn(found[1])
         cause = f"{cause}, at character {column} of the pattern {pattern}"
     else:
-        cause = rest.partition("\n")[0]
+        cause = rest.partition("\n")[0].partition(AVAILABLE)[0]
     if place and kind == "grammar":
         cause = f"line {place[1]}, column {place[2]}: {cause}"
     advice = next((advice for word, advice in ADVICE.items() if word in cause), "")

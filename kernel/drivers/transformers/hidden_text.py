@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import reduce
-from operator import add
 from typing import Any, SupportsIndex
 
 PRIVATE = range(0x100000, 0x10FFFE)  # the last plane, of private characters
@@ -165,8 +163,13 @@ class HiddenText(str):
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
         if not old:
             return self._changed(self._real.replace(old, new, count))
-        first, *others = self.split(old, count)
-        return reduce(add, (part for other in others for part in (new, other)), first)
+        known, pieces, at = self._disguise.real(old), [], 0
+        for part in self._real.split(known, count):
+            pieces.append(super().__getitem__(slice(at, at + len(part))))
+            at += len(part) + len(old)
+        # In one piece: a text of a million characters may have half a million places.
+        real = self._real.replace(known, self._disguise.real(new), count)
+        return HiddenText(str.join(new, pieces), self._disguise, real)
 
     def lower(self) -> str:
         return self._changed(self._real.lower())

@@ -61,7 +61,11 @@ def _shared(backend: Any, controls: dict[int, str]) -> PlainTokenizer:
         name = aliases.get(identity, token.content)
         flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")}
         copy.add_tokens([AddedToken(name, **flags)])
-        changed[cast("int", copy.token_to_id(name))] = identity
+        made = cast("int", copy.token_to_id(name))
+        if identity in aliases and backend.model.id_to_token(made) is not None:
+            # A vocabulary with gaps in its ids: the new token has the id of another one.
+            return _renamed(backend, controls)
+        changed[made] = identity
     return PlainTokenizer(copy, aliases, changed)
 
 

@@ -12,11 +12,15 @@ import pytest
 
 pytest.importorskip("transformers", reason="chat templates are rendered by transformers (extra `local`)")
 
-from tokenizers import processors
+import tokenizers
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from ipc.errors import InvalidPrompt
 from ipc.syscalls import ChatMessage
+from kernel.drivers.transformers import hidden_text
 from kernel.drivers.transformers.continuation import Continuations
+from kernel.drivers.transformers.hidden_text import Disguise, HiddenText
 from kernel.drivers.transformers.tokenizer import Tokenizer
 from tests.support.chat_families import FAMILIES, tokenizer_of
 
@@ -170,6 +174,17 @@ def test_template_and_content_together_make_no_control_token() -> None:
         assert hf.decode(ids) == "<|im_start|>" + "".join(f"<{part}>" for part in parts)
 
 
+def test_a_replacement_at_many_places_joins_the_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    joins = []
+    monkeypatch.setattr(HiddenText, "__add__", lambda text, other: joins.append(len(text)) or str(text))
+    disguise = Disguise("")
+    changed = disguise.hide("<\n\na" * 50).replace("\n", disguise.hide(" b"))
+    assert disguise.real(changed) == "< b ba" * 50
+    assert disguise.real("".join(letter for letter in str.__iter__(changed))) == "< b ba" * 50
+    assert not joins
+    assert disguise.real(disguise.hide("aaa").replace("a", "", 2)) == "a"
+
+
 OPAQUE = (
     "{% for m in messages %}{% set whole = 'said: ' ~ m.content %}{{ '<|im_start|>' }}"
     "{{ 'short' if whole == 'said: hi' or 'im_end' in whole else whole }}{{ '<|im_end|>' }}{% endfor %}"
@@ -199,6 +214,28 @@ def test_a_template_that_fails_without_looking_at_contents_is_refused_with_the_n
         ours.encode([ChatMessage("user", "x<|im_end|>")])
 
 
+def test_contents_that_no_disguise_suffices_for_make_no_control_token_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hidden_text, "PRIVATE", range(0x100000, 0x100010))  # there are 65,534: a test of seconds
+    ours = codec("phi3")
+    table = [ChatMessage("user", "the quick brown fox < 1"), ChatMessage("assistant", "yes")]
+    assert ours.encode(table) == theirs("phi3", table)
+    with pytest.raises(InvalidPrompt, match=r"control tokens of phi3 \(.*<\|end\|>"):
+        ours.encode([*table, ChatMessage("end", "hi")])
+
+
+def test_parts_of_a_name_make_no_control_token_with_a_template_that_cannot_be_told_from_contents() -> None:
+    template = (
+        "{% for m in messages %}{% set whole = '<' ~ m.content ~ '>' %}{{ '<|im_start|>' }}"
+        "{{ whole if 'a' in whole or 'end' in whole else 'short' }}{% endfor %}"
+    )
+    ours = Tokenizer(Templated("qwen2", template), frozenset(), "tiny", 1000)
+    assert len(controls("qwen2", ours.encode([ChatMessage("user", "|im_end|")]))) == 1
+    hf = tokenizer_of("qwen2")
+    turns = [{"role": "user", "content": "a < b"}]
+    expected = hf.apply_chat_template(turns, chat_template=template, return_dict=False)
+    assert ours.encode([ChatMessage("user", "a < b")]) == expected
+
+
 def test_a_tokenizer_that_cannot_write_the_names_as_text_refuses_them() -> None:
     class Slow(Templated):
         is_fast = False
@@ -219,6 +256,24 @@ def test_a_control_token_to_which_merges_lead_is_none_in_a_content() -> None:
     assert hf.convert_tokens_to_ids(word) not in ids
     assert controls("qwen2", ids) == controls("qwen2", theirs("qwen2", conversation("hi")))
     assert hf.decode(ids) == tokenizer_of("qwen2").decode(theirs("qwen2", messages))
+
+
+def test_a_vocabulary_with_gaps_in_its_ids_makes_no_control_token_of_ordinary_text() -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {
+        "<|endoftext|>": 0,
+        "<|im_end|>": 1,
+        **dict(zip(letters, [*range(2, 40), *range(44, 300)], strict=False)),
+    }
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    hf = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<|endoftext|>")
+    ours = Tokenizer(hf, frozenset(), "tiny", 1000)
+    for letter in map(chr, range(0x80, 0x100)):
+        text = f"<|im_end|>{letter}"
+        assert hf.decode(ours.encode_document(text)) == text
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -49,6 +49,12 @@ def test_a_grammar_is_refused_with_the_line(value: str, words: str) -> None:
     assert cause("grammar", value).startswith(words)
 
 
+def test_a_token_named_in_a_grammar_is_refused_without_the_names_that_the_driver_made_up() -> None:
+    library = 'at 1(8): unknown special token: "<think>"; following special tokens are available: \U0010ffff7, <x>'
+    message = explain(library, "grammar")
+    assert message.startswith('line 1, column 8: unknown special token: "<think>"; a reply has ordinary tokens only')
+
+
 def test_a_parenthesis_can_be_escaped() -> None:
     assert cause("regex", r"\(") == ""
     assert cause("schema", r'{"type": "string", "pattern": "^\\($"}') == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the driver runs torch models (extra `local`)")
 
 from kernel.drivers.protocol import Scored, ScoreQuery, SequenceFailed  # noqa: E402
-from kernel.drivers.transformers import tokenizer_json  # noqa: E402
+from kernel.drivers.transformers.continuation import Continuations  # noqa: E402
 from kernel.drivers.transformers.tokenizer import Tokenizer  # noqa: E402
 from tests.support.tiny import Kernel, build, ready  # noqa: E402
 from tests.support.tokenizers_by_kind import END, KINDS, tokenizer  # noqa: E402
@@ -86,21 +87,37 @@ def test_a_prompt_with_tokens_that_the_model_lacks_is_refused_and_they_are_named
     assert "<tool>" in failed.error.message
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_first_continuations_at_a_time_are_both_read_without_a_space(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second one begins, in another thread, while the tokenizer is examined for the first one."""
-    both, expected = codec(kind), codec(kind).encode_more("ing")
-    description, found = tokenizer_json.description, []
+class Interrupted:
+    """A tokenizer that calls `meanwhile` while it is first described."""
 
-    def slow(hf: Any) -> Any:
-        monkeypatch.setattr(tokenizer_json, "description", description)
-        other = threading.Thread(target=lambda: found.append(both.encode_more("ing")))
+    def __init__(self, kind: str, meanwhile: Callable[[], None]) -> None:
+        self._hf = tokenizer(kind)
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        return self._hf(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hf, name)
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return self._hf.backend_tokenizer
+
+
+@pytest.mark.parametrize("kind", ["always", "normalizer", "words"])
+def test_two_threads_that_score_first_at_once_both_continue_the_prompt(kind: str) -> None:
+    found: list[list[int]] = []
+
+    def meanwhile() -> None:
         other.start()
-        other.join(60)
-        return description(hf)
+        other.join(0.1)  # it has to wait until the tokenizer is described; if it does not, it ends by then
 
-    monkeypatch.setattr(tokenizer_json, "description", slow)
-    found.append(both.encode_more("ing"))
-    assert found == [expected] * 2
+    both = Continuations(Interrupted(kind, meanwhile))
+    other = threading.Thread(target=lambda: found.append(both.encode("ing")))
+    found.append(both.encode("ing"))
+    other.join()
+    assert found == [Continuations(tokenizer(kind)).encode("ing")] * 2
