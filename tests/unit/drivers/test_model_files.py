@@ -26,7 +26,6 @@ OWN_CODE = "attention is part of its own code"
 REFUSED = {
     "Llama, rope dynamic": "dynamic",
     "Gemma 2": "softcap",
-    "Gemma 2, no softcap": "softcap",
     "Phi 3, rope longrope": "longrope",
     "gpt-oss": "sinks",
     "GPT BigCode": "cannot run in packed steps",
@@ -43,8 +42,6 @@ REFUSED = {
 OFTEN = [
     "Llama",
     "Llama, several ends",
-    "Llama, one kv head",
-    "Llama, wide heads",
     "Llama, biases",
     "Llama, rope yarn",
     "Qwen2, window",
@@ -61,10 +58,9 @@ OFTEN = [
 OTHERS = [family for family in FAMILIES if family not in OFTEN]
 MISSING_HEAD = "1 missing: lm_head.weight"
 MISSING_MATRIX = "1 missing: model.layers.1.mlp.down_proj.weight"
-SIMPLE = {"one file", "a missing matrix", "no head", "shards"}  # a head may be missing where it is tied
+SIMPLE = {"one file", "a missing matrix", "no head", "shards", "float16"}  # a head may be missing where it is tied
 FILES = {
     **{("Llama, tied", kind): "" for kind in FOLDERS if kind not in SIMPLE},
-    ("Llama", "shards and leftovers"): "",
     ("Llama", "no head"): MISSING_HEAD,
     ("Llama", "no prefix"): MISSING_HEAD,
     ("Llama", "a missing matrix"): MISSING_MATRIX,
@@ -74,7 +70,6 @@ FILES = {
     ("Llama", "GGUF Q4_1"): "",
     ("Llama", "GGUF Q4_K"): "",
     ("Qwen3", "GGUF Q8_0"): "",
-    ("Phi 3", "GGUF F32"): "",
     ("Phi 3, partial rotary", "GGUF F32"): "",
     ("Mistral", "GGUF F32"): "has a sliding window of 24 tokens",
     ("Llama, rope yarn", "GGUF F32"): "",
