@@ -100,7 +100,7 @@ def replies(model: Model, tokens: int) -> dict[int, Reply]:
 class Reference:
     """A model of transformers with its own attention, in float32, and its greedy replies to the long prompts."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokens: int = TOKENS) -> None:
         self._model = model.float().eval()
         self._model.set_attn_implementation("eager")
         self._ends = ids(model.generation_config.eos_token_id)
@@ -109,7 +109,7 @@ class Reference:
             found = self._model.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),
-                max_new_tokens=TOKENS,
+                max_new_tokens=tokens,
                 do_sample=False,
                 pad_token_id=0,
                 return_dict_in_generate=True,
@@ -174,20 +174,20 @@ def _tied(logits: Any, token: int, right: int, number: int, place: int) -> bool:
     return sample(moved, sampling, len(PROMPTS[number]) + place) == token
 
 
-def verdicts(source: Path, cache: Path, right: Any, *, in_full: bool) -> list[str]:
+def verdicts(source: Path, cache: Path, right: Any, *, in_full: bool, tokens: int = TOKENS) -> list[str]:
     """The verdict on the first and on the second load: "equal", "refused: " with the reason, or what is wrong.
 
     `right` is the model in transformers. Unless `in_full`, the replies of the second load are short.
     """
     found = []
-    tokens, reference = TOKENS, None
+    reference = None
     for _ in range(2):
         try:
             model = load(source, cache)
         except LlmosError as error:
             found.append(f"refused: {error}")
             continue
-        reference = reference or Reference(right)
+        reference = reference or Reference(right, tokens)
         found.append(verdict(model, reference, tokens))
         if not in_full:
             tokens = SOME
