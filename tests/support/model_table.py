@@ -20,7 +20,7 @@ from kernel.drivers.transformers import batch_invariance
 from tests.support.gguf_files import RANDOM_BLOCKS, NotWritable
 from tests.support.model_families import FAMILIES, model_of
 from tests.support.model_files import KINDS
-from tests.support.model_matrix import verdicts
+from tests.support.model_matrix import TOKENS, verdicts
 
 # The formats with large blocks need rows of that many numbers.
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "head_dim": 64}
@@ -41,12 +41,12 @@ def quick_loads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def cell(family: str, kind: str, folder: Path, *, in_full: bool = True) -> list[str]:
+def cell(family: str, kind: str, folder: Path, *, in_full: bool = True, tokens: int = TOKENS) -> list[str]:
     """The verdicts on two loads of `family` in a file of this `kind`, written below `folder`."""
     type_, changes = FAMILIES[family]
     model = model_of(type_, **_wide(type_, changes) if kind.removeprefix("GGUF ") in RANDOM_BLOCKS else changes)
     source = KINDS[kind](model, folder / "model")
-    return verdicts(source, folder / "cache", model, in_full=in_full)
+    return verdicts(source, folder / "cache", model, in_full=in_full, tokens=tokens)
 
 
 def _wide(type_: str, changes: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Op
         "device": str(device),
         "network": "decoder" if manifest.decoder else "transformers",
         "attention": "one batch" if lengths.safe else "one by one",
-        "deterministic": counts is not None,
+        "deterministic": counts is not None and not _has_experts(model),
         "parameters": manifest.parameters,
         "vocabulary": manifest.vocabulary,
         "threads": torch.get_num_threads(),
@@ -112,6 +112,11 @@ def assemble(name: str, loaded: LoadedModel, tokenizer: Future[Any], options: Op
     ends = frozenset(manifest.ends) | ids(hf.eos_token_id)
     codec = Tokenizer(hf, ends, name, manifest.vocabulary, manifest.context)
     return Model(forward, codec, memory, manifest.context, device, max_rows, fingerprint, loaded.digest, facts)
+
+
+def _has_experts(model: Any | None) -> bool:
+    """Whether `model` is a mixture of experts. The decoder runs none, so a model from a cached manifest has none."""
+    return model is not None and any(part.endswith("experts") for part, _ in model.named_modules())
 
 
 def _check(name: str, model: Any, forward: PackedForward, memory: KVMemory, tolerance: float) -> None:

@@ -29,8 +29,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       after loading.
     - `kv_quota`: bytes of KV memory that one process may use. None sets no bound.
     - `kv_disk`: bytes on disk for cached prefixes; 0 turns them off. The driver takes four times the KV memory.
-    - `deterministic`: a sequence's tokens do not depend on its neighbours. None means yes on a CPU. On a GPU the option
-      has no effect: the driver never ensures it there.
+    - `deterministic`: a sequence's tokens do not depend on its neighbours. None means yes on a CPU. On a GPU
+      and for mixtures of experts the driver never ensures it.
     """
 
     device: Annotated[str, Meta(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None

@@ -28,7 +28,7 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-FAMILY_KEYS = ("model_type", "is_encoder_decoder", "is_decoder")
+FAMILY_KEYS = ("model_type", "is_encoder_decoder", "is_decoder", "attn_logit_softcapping")
 ADVICE = "use a model of another family, such as Llama, Qwen 3, Mistral, Gemma 3 or Phi 3"
 
 # The families that the driver refuses, by the reason. Families with other kinds of layers than `LAYERS` are not listed:
@@ -39,7 +39,6 @@ REASONS: dict[str, str] = {
         "prophetnet reformer rembert roformer xglm xlm xlnet"
     ),
     "it has a state besides the keys and values of its tokens": "falcon_h1 rwkv xlstm",
-    "its attention limits its scores (softcap)": "gemma2 vaultgemma",
     "its attention has sinks": "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash",
     "its keys and values have different sizes": (
         "axk1 deepseek_v2 deepseek_v3 glm4_moe_lite longcat_flash minicpm3 sarvam_mla youtu"
@@ -58,6 +57,9 @@ REASONS: dict[str, str] = {
     ),
 }
 FAMILIES = {family: reason for reason, families in REASONS.items() for family in families.split()}
+# Refused unless their configuration sets `attn_logit_softcapping` to null.
+SOFTCAP_FAMILIES = {"gemma2", "vaultgemma"}
+SOFTCAP = "its attention limits its scores (softcap: attn_logit_softcapping)"
 # Encoders, unless their configuration has `is_decoder`. Their attention sees later tokens.
 ENCODERS = {
     "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert",
@@ -114,6 +116,8 @@ def check_family(name: str, settings: Mapping[str, Any]) -> None:
         raise refuse(name, family, ENCODER_DECODER)
     if family in ENCODERS and not settings.get("is_decoder"):
         raise refuse(name, family, ENCODER)
+    if family in SOFTCAP_FAMILIES and settings.get("attn_logit_softcapping", True) is not None:
+        raise refuse(name, family, SOFTCAP)
     if family in FAMILIES:
         raise refuse(name, family, FAMILIES[family])
 
@@ -193,5 +197,7 @@ def check_gguf(path: Path, fields: dict[str, Any]) -> None:
     if kind != "model":
         raise ModelLoadFailed(f"{path} holds no model but a part for one ({kind}); name the file of the model")
     reason = GGUF_FAMILIES.get(family) or FAMILIES.get(family) or FAMILIES.get(family.replace("-", "_"))
+    if family in SOFTCAP_FAMILIES:
+        reason = SOFTCAP  # transformers does not read the setting from a GGUF file
     if reason is not None:
         raise refuse(str(path), family, reason)

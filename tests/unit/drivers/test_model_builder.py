@@ -121,6 +121,14 @@ def test_exactness_is_given_up_where_no_step_could_hold_a_tile_and_neighbours(
     assert assembled(tmp_path).facts["deterministic"] is exact
 
 
+def test_a_mixture_of_experts_is_not_called_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for trial in ("safe_row_counts", "safe_activation_counts", "safe_lengths"):
+        monkeypatch.setattr(f"kernel.drivers.transformers.batch_invariance.{trial}", lambda *sizes: (32, 64))
+    mixture = build("Mixtral", num_local_experts=2, num_experts_per_tok=1)
+    assert assembled(tmp_path, mixture).facts["deterministic"] is False
+    assert assembled(tmp_path, build("Olmo2")).facts["deterministic"] is True
+
+
 def test_a_model_whose_numbers_differ_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadFailed, match=r"tiny \(Gemma2ForCausalLM\) cannot run in packed steps: .*softcap"):
         assembled(tmp_path, build("Gemma2", query_pre_attn_scalar=16))

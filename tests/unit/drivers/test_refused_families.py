@@ -84,6 +84,14 @@ def test_a_known_family_is_refused_before_transformers_is_imported(settings: dic
     supported.check_family("tiny", {"model_type": ["llama"]})
 
 
+def test_a_family_whose_softcap_is_turned_off_is_not_refused() -> None:
+    supported.check_family("tiny", {"model_type": "gemma2", "attn_logit_softcapping": None})
+    supported.check("tiny", configuration("gemma2", attn_logit_softcapping=None))
+    assert "its attention limits its scores (softcap" in refusal(configuration("gemma2"))
+    with pytest.raises(ModelLoadFailed, match="softcap"):
+        supported.check_family("tiny", {"model_type": "gemma2"})  # the setting's default is a limit
+
+
 def test_an_encoder_that_was_trained_as_a_decoder_is_not_refused() -> None:
     supported.check("tiny", configuration("bert", is_decoder=True))
 
