@@ -36,7 +36,7 @@ from kernel.lib.failures import traceback_text
 
 GROUP = 4096  # operations at which a transaction stops collecting more
 RETRY = 1.0  # seconds between two attempts to write ends that the disk refused
-# Seconds between two purges of old tasks: the setting `keep`, but within these bounds.
+# Seconds between two purges of old tasks: at most this and the setting `purge_every`, and not more than `keep` needs.
 PURGE_EVERY, LEAST_PURGE = 60.0, 1.0
 MARGIN = 64  # pages of the WAL beyond CHECKPOINT, for the transaction that exceeds it
 RETRIED = (Finish, Persist)  # the operations that are tried again until they are written
@@ -91,7 +91,7 @@ class Writer:
 
     @property
     def _purge_interval(self) -> float:
-        return min(PURGE_EVERY, max(self._settings.keep, LEAST_PURGE))
+        return min(PURGE_EVERY, self._settings.purge_every, max(self._settings.keep, LEAST_PURGE))
 
     def run(self) -> None:
         """Write until the queue ends. An unexpected error is reported by `failed`; it never escapes."""

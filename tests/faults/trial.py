@@ -37,6 +37,7 @@ SETTINGS = """
 drain_seconds = 0.0
 [journal]
 attempts = 1000000
+purge_every = 1.0
 [models.simulated]
 slots = 6
 options = {options}
