@@ -193,15 +193,16 @@ class Dispatcher:
             )
             self.running.fail(error)
             queue = None
+        finally:  # whatever fails, the threads go on
+            if queue or self._gave_way or any(ready.values()):
+                self.loop.call_soon(self._run)  # after the callbacks that push the threads which gave way
+            else:
+                self._scheduled = False
         # A step that exceeds the time of the turn ends the turn, so this check finds every slow step. It measures by
         # how much the step overran the turn, not the length of the step.
         if now - end > self.slow_step:
             for hook in self.on_slow:
                 hook(self.running, now - end)
-        if queue or self._gave_way or any(ready.values()):
-            self.loop.call_soon(self._run)  # after the callbacks that push the threads which gave way
-        else:
-            self._scheduled = False
 
     def _next_queue(self) -> deque[Thread] | None:
         """The queue for the next step: the most urgent, except in one of `AGING` steps.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from types import FrameType
 
@@ -23,6 +24,7 @@ from kernel.dispatch.interruptible import Interruptible, callback_frame, place
 from kernel.dispatch.ticks import Ticks
 from kernel.event_loop.owner import acting_process
 from kernel.event_loop.signals import SIGNALS
+from kernel.lib.failures import traceback_text
 
 TICKS = 4  # per burst, so that a step is interrupted at most a quarter of a burst too late
 MAX_CATCHES = 3  # how often an agent may catch the error in one step; the next time it is ended
@@ -63,6 +65,7 @@ class Watchdog:
         self._ticks = 0  # how many further ticks have seen it
         self._raised = 0  # how often it was interrupted
         self._running = False
+        self._looking = False
         self.slow_steps = 0
         dispatcher.slow_step = slow_step
 
@@ -96,21 +99,35 @@ class Watchdog:
         which `except Exception` does not catch. From then on the ticks are so frequent that an agent that uses
         `except BaseException` gets the next error before it has left that block.
         """
-        if not self._running:
+        if not self._running or self._looking:
             return
+        self._looking = True  # a fast tick interrupts another one
+        error: BaseException | None = None
+        try:
+            error = self._look(frame)
+        except Exception as failure:  # the code that was interrupted may be the kernel's: it must never raise this
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._log_failure, failure)
+        finally:
+            self._looking = False
+        if error is not None:
+            raise error
+
+    def _look(self, frame: FrameType | None) -> BaseException | None:
+        """The error to raise in the code that runs in `frame`; None if it may go on."""
         process = acting_process()
         SIGNALS.check(process, self._loop)
         if not self._is_the_same(asyncio.current_task(self._loop), frame):
-            return
+            return None
         held = self._clock() - self._since
         # At least two ticks must see the step: a single tick may be late because the daemon itself was stopped.
         self._ticks += 1
         if held < self._burst or self._ticks < 2:
-            return
+            return None
         if not self._interruptible.now(frame, self._thread, held / self._burst):
             self._ticking.every(SOON)
-            return
-        self._interrupt(process, held, "" if self._thread is not None else place(frame))
+            return None
+        return self._interruption(process, held, "" if self._thread is not None else place(frame))
 
     def _is_the_same(self, task: object, frame: FrameType | None) -> bool:
         """Whether this tick interrupts the same step, or the same callback, as the previous one."""
@@ -129,8 +146,8 @@ class Watchdog:
         self._cpu, self._since = thread.cpu if thread is not None else 0.0, self._clock()
         return False
 
-    def _interrupt(self, process: Process | None, held: float, callback: str) -> None:
-        """Raise an error in the code that runs. `callback` is the place of a callback; empty in a step."""
+    def _interruption(self, process: Process | None, held: float, callback: str) -> BaseException:
+        """The error that interrupts the code that runs. `callback` is the place of a callback; empty in a step."""
         self._raised += 1
         if self._raised == 1:
             self._errors[BurstExceeded.__name__] += 1
@@ -140,7 +157,7 @@ class Watchdog:
         where = f" in a callback at {callback}" if callback else ""
         what = f"{name} held the loop{where} for {held:.1f} s without awaiting; the limit is {self._burst:g} s"
         if self._raised <= MAX_CATCHES:
-            raise BurstExceeded(
+            return BurstExceeded(
                 f"{what}; move long computations into a tool, or give up the loop with `await asyncio.sleep(0)`",
                 pid=0 if process is None else process.pid,
                 limit=self._burst,
@@ -148,7 +165,10 @@ class Watchdog:
         self._ticking.fast()
         if process is not None:
             self._end(process, "killed", f"{what}; it caught BurstExceeded {MAX_CATCHES} times and went on")
-        raise asyncio.CancelledError
+        return asyncio.CancelledError()
+
+    def _log_failure(self, failure: Exception) -> None:
+        log.error("the watchdog failed at a tick", exception=traceback_text(failure, whole=True))
 
     def _log_callback(self, process: Process | None, held: float, place: str) -> None:
         owner = {} if process is None else {"pid": process.pid, "program": process.program}

@@ -98,7 +98,7 @@ class SignalGuard:
 
         The loop logs what it finds: a signal handler, which calls this, must not wait for the lock of the log.
         """
-        for number, handler in self._protected.items():
+        for number, handler in tuple(self._protected.items()):  # an alarm may call this again meanwhile
             if number not in self._alarms and signal.getsignal(number) is not handler:
                 set_handler(number, handler)
                 if number in TIMERS:

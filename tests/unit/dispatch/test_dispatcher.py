@@ -143,6 +143,22 @@ async def test_the_loop_gets_its_turn_when_the_time_of_a_turn_is_used_up(monkeyp
     await finish(threads)
 
 
+async def test_threads_go_on_though_a_hook_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.dispatch.dispatcher.TURN_SECONDS", 0.0)
+    loop = asyncio.get_running_loop()
+    dispatcher, log, failures = Dispatcher(loop), list[int](), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _, context: failures.append(context))
+
+    def fails(thread: Thread, seconds: float) -> None:
+        raise RuntimeError("the hook fails")
+
+    dispatcher.slow_step = -1.0  # every step is slow
+    dispatcher.on_slow.append(fails)
+    await finish([Thread(process(n), note(log, n, n), dispatcher) for n in range(3)])
+    assert sorted(log) == [0, 0, 1, 1, 2, 2]
+    assert {str(failure["exception"]) for failure in failures} == {"the hook fails"}
+
+
 async def test_a_flood_of_threads_does_not_starve_a_timer(system: System) -> None:
     async def spin() -> None:
         for _ in range(STEPS_PER_TURN * 20):
