@@ -48,14 +48,21 @@ ARCHITECTURES = {
 Array = NDArray[Any]
 
 
+GEMMA3_PATTERN = 6  # of its layers, each last one attends to all tokens; a file does not say which
+
+
 class NotWritable(Exception):
-    """llama.cpp cannot run the model, so nobody has such a file."""
+    """llama.cpp cannot run the model, or such a file cannot hold it, so nobody has such a file."""
 
 
 def write(model: Any, path: Path, kind: str) -> None:
     """Write `model` to `path` with its matrices in the format `kind`, and round the model's own weights to it."""
     config = model.config
     name = ARCHITECTURES.get(config.model_type, config.model_type)
+    if isinstance(config.eos_token_id, list) and len(config.eos_token_id) > 1:
+        raise NotWritable("a file names one end token")
+    if name == "gemma3" and config.num_hidden_layers % GEMMA3_PATTERN:
+        raise NotWritable("the layers with a window of Gemma 3 have a fixed pattern")
     writer = gguf.GGUFWriter(path, name)
     writer.add_name("tiny")
     _add_sizes(writer, config)
