@@ -48,11 +48,11 @@ class Mailbox:
         "byte_capacity",
         "bytes",
         "closed",
+        "further",
         "next_deadline",
         "open_places",
         "received",
         "receiver",
-        "selective",
         "taken",
         "wanted",
         "woken",
@@ -65,9 +65,9 @@ class Mailbox:
         self.closed = False
         self.next_deadline = inf  # no message expires before; lower than the first deadline if that message has left
         self.taken = 0  # places taken by messages other than `CONTROL` ones, or reserved for senders that were woken
-        self.receiver: Fiber | None = None  # has waited longer than all in `selective`
+        self.receiver: Fiber | None = None  # has waited longer than all in `further`
         self.received: deque[tuple[int, str, int, int, int]] | None = None  # headings of the last received messages
-        self.selective: WaitingReceivers | None = None  # further receivers, also of any message
+        self.further: WaitingReceivers | None = None  # receivers that wait behind `receiver`; None if there are none
         self.wanted: Selector | None = None  # by `receiver`; None for any message
         self.woken: WokenReceivers | None = None  # made when a receiver is woken while others wait
         self._senders: OrderedDict[Fiber, int] | None = None  # wait for room for a size, in order of arrival
@@ -157,10 +157,10 @@ class Mailbox:
         receiver = self.receiver
         if receiver is not None and (self.wanted is None or self.wanted.may_match(message)):
             self.receiver = self.wanted = None
-            if self.selective is not None:
+            if self.further is not None:
                 self._note_woken(receiver, message)
             receiver.wake()
-        elif self.selective is not None:
+        elif self.further is not None:
             self._wake_for(message)
         return None
 
@@ -236,12 +236,12 @@ class Mailbox:
 
         The woken thread takes a message, if one is left, and calls `end_receive`.
         """
-        if self.receiver is None and self.selective is None:
+        if self.receiver is None and self.further is None:
             self.receiver, self.wanted = thread, selector
         else:
-            if self.selective is None:
-                self.selective = WaitingReceivers()
-            self.selective.add(thread, selector)
+            if self.further is None:
+                self.further = WaitingReceivers()
+            self.further.add(thread, selector)
         thread.waits_for = ANY_MESSAGE_WAIT if selector is None else selector
 
     def end_receive(self, thread: Fiber) -> None:
@@ -251,8 +251,8 @@ class Mailbox:
         """
         if self.receiver is thread:
             self.receiver = self.wanted = None
-        elif self.selective is not None:
-            self._remove_selective(thread)
+        elif self.further is not None:
+            self._remove_further(thread)
         if self.woken:
             message = self.woken.pop(thread)
             if message is not None:
@@ -303,12 +303,12 @@ class Mailbox:
         self.closed = True
         rest = list(self.peek())
         receivers = [] if self.receiver is None else [self.receiver]
-        receivers += self.selective or ()
+        receivers += self.further or ()
         senders = self.senders
         for _, share, memory in (self._sizes or {}).values():
             memory.used -= share
         self._sizes, self.bytes = None, 0
-        self.receiver = self.wanted = self.selective = self._senders = self.woken = None
+        self.receiver = self.wanted = self.further = self._senders = self.woken = None
         self._normal_queue = self._other_queues = self._indexes = None
         self.taken = 0
         for waiter in (*receivers, *senders):
@@ -361,10 +361,10 @@ class Mailbox:
         receiver = self.receiver
         if receiver is not None and (self.wanted is None or self.wanted.may_match(message)):
             self.receiver = self.wanted = None
-            if self.selective is not None:
+            if self.further is not None:
                 self._note_woken(receiver, message)
             receiver.wake()
-        elif self.selective is not None:
+        elif self.further is not None:
             self._wake_for(message)
 
     def _note_woken(self, receiver: Fiber, message: Message) -> None:
@@ -373,18 +373,18 @@ class Mailbox:
         self.woken.add(receiver, message)
 
     def _wake_for(self, message: Message) -> None:
-        """Wake the first of the selective receivers that wants `message`."""
-        assert self.selective is not None
-        thread = self.selective.first_for(message)
+        """Wake the first of the further receivers that wants `message`."""
+        assert self.further is not None
+        thread = self.further.first_for(message)
         if thread is not None:
-            self._remove_selective(thread)
-            if self.receiver is not None or self.selective is not None:
+            self._remove_further(thread)
+            if self.receiver is not None or self.further is not None:
                 self._note_woken(thread, message)
             thread.wake()
 
-    def _remove_selective(self, thread: Fiber) -> None:
-        """Remove `thread` from the selective receivers. Does nothing if it was woken already."""
-        assert self.selective is not None
-        self.selective.remove(thread)
-        if not self.selective:
-            self.selective = None
+    def _remove_further(self, thread: Fiber) -> None:
+        """Remove `thread` from the further receivers. Does nothing if it was woken already."""
+        assert self.further is not None
+        self.further.remove(thread)
+        if not self.further:
+            self.further = None

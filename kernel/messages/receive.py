@@ -95,7 +95,7 @@ class Receiver:
                 box.end_receive(thread)
                 raise
             message = box.take()
-            if box.receiver is not None or box.selective is not None or box.woken:
+            if box.receiver is not None or box.further is not None or box.woken:
                 box.end_receive(thread)
             if message is None:
                 continue

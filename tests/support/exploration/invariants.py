@@ -127,9 +127,9 @@ def _mailboxes(kernel: Kernel) -> Iterator[str]:
             yield f"the mailbox of process {process.pid} holds {within} messages, but has room for {box.capacity}"
         if box.senders and box.taken < box.capacity and not box.bytes:
             yield f"the mailbox of process {process.pid} has room, but {len(box.senders)} threads wait for it"
-        if process.ended and (box.senders or box.selective or box.receiver or not box.closed):
+        if process.ended and (box.senders or box.further or box.receiver or not box.closed):
             yield f"process {process.pid} has ended, but its mailbox is open or has waiters"
-        for waiter in (*box.senders, box.receiver, *(box.selective or ())):
+        for waiter in (*box.senders, box.receiver, *(box.further or ())):
             if waiter is not None and waiter.state is not BLOCKED:
                 yield f"{waiter} is not blocked, but is queued at the mailbox of process {process.pid}"
 

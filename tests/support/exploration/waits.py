@@ -55,7 +55,7 @@ def _unfounded(kernel: Kernel, thread: Thread) -> str:
     if str(wait) == "message" or isinstance(wait, Selector):
         assert box is not None
         selection = wait if isinstance(wait, Selector) else None
-        if not (thread is box.receiver or any(thread is one for one in box.selective or ())):
+        if not (thread is box.receiver or any(thread is one for one in box.further or ())):
             return "is not queued for it"
         now = kernel.loop.time()
         fresh = [message for message in box.peek() if message.deadline is None or message.deadline > now]
