@@ -105,6 +105,10 @@ class Watchdog:
         error: BaseException | None = None
         try:
             error = self._look(frame)
+        except (
+            RecursionError
+        ):  # an agent has nested its calls so deeply that a tick has no room: this interrupts it, too
+            raise
         except Exception as failure:  # the code that was interrupted may be the kernel's: it must never raise this
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._log_failure, failure)

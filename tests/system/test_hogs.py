@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ipc.errors import BurstExceeded, Killed
+from ipc.errors import BurstExceeded, Killed, LlmosError
 from ipc.syscalls import GetStats
 from tests.support.daemon import RunningDaemon
 
@@ -59,6 +59,16 @@ async def stone_deaf(ctx: Context) -> None:
                 pass
         except BaseException:
             pass
+
+@agent
+async def deep(ctx: Context) -> None:
+    def down() -> None:
+        try:
+            down()
+        except RecursionError:
+            while True:
+                pass
+    down()
 
 @agent
 async def hesitant(ctx: Context) -> int:
@@ -131,6 +141,16 @@ def test_one_that_catches_it_without_awaiting_is_killed_by_the_watchdog(
     with daemon.client() as llmos:
         with pytest.raises(Killed, match=f"{program} held the loop .* caught BurstExceeded 3 times"):
             llmos.run(program)
+        assert llmos.run("clock") == 1000
+
+
+def test_one_that_holds_the_loop_as_deep_as_calls_may_nest_is_interrupted(
+    hogs: Callable[[float], RunningDaemon],
+) -> None:
+    daemon = hogs(0.1)
+    with daemon.client() as llmos:
+        with pytest.raises(LlmosError, match=r"deep held the loop|recursion"):
+            llmos.run("deep")
         assert llmos.run("clock") == 1000
 
 

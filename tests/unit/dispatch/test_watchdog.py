@@ -41,6 +41,19 @@ async def test_a_failure_at_a_tick_is_logged_and_never_raised_in_the_code_that_r
     monkeypatch.undo()
 
 
+async def test_a_tick_that_has_no_room_on_the_stack_interrupts_the_agent_all_the_same(
+    watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RecursionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SIGNALS, "check", fails)
+        with pytest.raises(RecursionError):
+            watchdog.tick(0, frame())
+    watchdog.tick(0, frame())
+
+
 async def test_a_tick_within_a_tick_does_nothing(watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = []
 
